@@ -1,0 +1,1 @@
+//! Datasets (one file each), augmentation and the seeded, resumable loader.

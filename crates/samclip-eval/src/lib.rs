@@ -1,0 +1,1 @@
+//! Metrics as pure functions, protocols as data, the evaluation loop.

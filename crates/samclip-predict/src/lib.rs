@@ -1,0 +1,1 @@
+//! The library verbs: image in, answer out. Roles, prompts, output formats.

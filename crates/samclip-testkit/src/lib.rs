@@ -1,0 +1,1 @@
+//! Fixtures, tolerances and tiny configurations for tests.

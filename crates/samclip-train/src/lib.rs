@@ -1,0 +1,1 @@
+//! Recipes, objectives, losses, teachers and the one training loop.

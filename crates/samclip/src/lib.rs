@@ -1,0 +1,1 @@
+//! samclip: segment images by text, click, box or everything.

@@ -1,0 +1,2 @@
+//! The `samclip` binary: typed arguments, one library call, one printer.
+fn main() {}
