@@ -1,2 +1,29 @@
 //! The `samclip` binary: typed arguments, one library call, one printer.
-fn main() {}
+//!
+//! Only this crate reads the command line and writes to stdout and stderr: data goes to stdout, everything
+//! else to stderr. Exit codes: 0 ok, 1 negative finding, 2 error.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod cli;
+mod cmd;
+
+fn main() -> ExitCode {
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    cli::init_tracing(cli.verbose);
+    match cli.command.run() {
+        Ok(code) => code,
+        Err(error) => {
+            cmd::common::print_error(&error);
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! `samclip everything`.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+/// Arguments of `samclip everything`.
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+/// Runs the verb.
+pub fn run(_args: Args) -> Result<ExitCode> {
+    bail!("the verb everything is not in this build")
+}

@@ -1,0 +1,14 @@
+//! `samclip locate`.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+/// Arguments of `samclip locate`.
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+/// Runs the verb.
+pub fn run(_args: Args) -> Result<ExitCode> {
+    bail!("the verb locate is not in this build")
+}

@@ -1,0 +1,15 @@
+//! One module per verb: `Args` (clap) and `run(args) -> exit code`.
+
+pub mod classify;
+pub mod common;
+pub mod completions;
+pub mod eval;
+pub mod everything;
+pub mod label;
+pub mod locate;
+pub mod models;
+pub mod pull;
+pub mod segment;
+pub mod train;
+pub mod version;
+pub mod weights;

@@ -1,0 +1,14 @@
+//! `samclip pull`.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+/// Arguments of `samclip pull`.
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+/// Runs the verb.
+pub fn run(_args: Args) -> Result<ExitCode> {
+    bail!("the verb pull is not in this build")
+}

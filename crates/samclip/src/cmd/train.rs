@@ -1,0 +1,14 @@
+//! `samclip train`.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+/// Arguments of `samclip train`.
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+/// Runs the verb.
+pub fn run(_args: Args) -> Result<ExitCode> {
+    bail!("the verb train is not in this build")
+}

@@ -1,0 +1,14 @@
+//! `samclip weights`.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+/// Arguments of `samclip weights`.
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+/// Runs the verb.
+pub fn run(_args: Args) -> Result<ExitCode> {
+    bail!("the verb weights is not in this build")
+}
