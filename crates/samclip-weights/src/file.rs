@@ -1,0 +1,155 @@
+//! Files: read-only mapping, format by first bytes, atomic writing.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use crate::error::{Result, WeightsError};
+
+/// What the first bytes say.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Safetensors,
+    Zip,
+    /// The layouts before PyTorch 1.6.
+    Legacy(&'static str),
+    /// With a few words on what it looks like.
+    Unknown(String),
+}
+
+/// Guesses the format; each reader then checks its own in full.
+pub(crate) fn sniff(bytes: &[u8]) -> Format {
+    if bytes.starts_with(b"PK\x03\x04") {
+        return Format::Zip;
+    }
+    if bytes.get(8) == Some(&b'{') {
+        return Format::Safetensors;
+    }
+    // Protocol byte, then a frame or the LONG1 magic number of `torch.serialization._legacy_save`.
+    if bytes.first() == Some(&0x80) && bytes.get(1).is_some_and(|p| (1..=5).contains(p)) {
+        return Format::Legacy("pickle stream");
+    }
+    if bytes.get(257..262) == Some(b"ustar") {
+        return Format::Legacy("tar");
+    }
+    Format::Unknown(match bytes {
+        [] => "empty file".into(),
+        _ if bytes.starts_with(b"version https://git-lfs") => {
+            "a Git LFS pointer, not the file itself".into()
+        }
+        _ if bytes.starts_with(b"<") => "looks like a web page".into(),
+        _ if bytes.starts_with(b"\x1f\x8b") => "gzip".into(),
+        _ => format!("first bytes {:02x?}", &bytes[..bytes.len().min(8)]),
+    })
+}
+
+/// Maps a file read-only; an empty file gives empty bytes.
+pub(crate) fn map(path: &Path) -> Result<Bytes> {
+    let file = File::open(path).map_err(WeightsError::io("cannot open", path))?;
+    let meta = file
+        .metadata()
+        .map_err(WeightsError::io("cannot read", path))?;
+    if !meta.is_file() {
+        let source = std::io::Error::other("not a regular file");
+        return Err(WeightsError::Io {
+            action: "cannot read",
+            source,
+            path: path.into(),
+        });
+    }
+    if meta.len() == 0 {
+        return Ok(Bytes::new());
+    }
+    #[expect(
+        unsafe_code,
+        reason = "mapping is the only way to open a 2.5 GB checkpoint without reading it whole"
+    )]
+    // SAFETY: the mapping is private and read-only and only ever seen as `&[u8]`, for which any content is
+    // valid. Another process that truncates or rewrites the file meanwhile breaks this, as for every reader
+    // that maps files; our own writers never do it: they rename a finished file into place.
+    let map = unsafe { memmap2::MmapOptions::new().map_copy_read_only(&file) };
+    Ok(Bytes::from_owner(
+        map.map_err(WeightsError::io("cannot map", path))?,
+    ))
+}
+
+/// Writes through a temporary file in the same directory and renames it: whole or not at all.
+pub(crate) fn write_atomically(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
+) -> Result<()> {
+    let dir = directory_of(path);
+    let fail = WeightsError::io("cannot write", path);
+    (|| {
+        let mut temp = temp_file(&dir)?;
+        let mut out = std::io::BufWriter::with_capacity(1 << 20, temp.as_file_mut());
+        write(&mut out)?;
+        out.flush()?;
+        drop(out);
+        temp.as_file().sync_all()?;
+        temp.persist(path).map_err(|e| e.error)?;
+        Ok(())
+    })()
+    .map_err(fail)
+}
+
+fn temp_file(dir: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".samclip-").suffix(".tmp");
+    // Temporary files are private by default; a checkpoint is an ordinary file (the umask still applies).
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(dir)
+}
+
+/// The parent directory, `.` for a bare file name.
+pub(crate) fn directory_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir.to_path_buf(),
+        _ => PathBuf::from("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats() {
+        assert_eq!(sniff(b"PK\x03\x04abc"), Format::Zip);
+        assert_eq!(sniff(b"\x02\0\0\0\0\0\0\0{}"), Format::Safetensors);
+        assert_eq!(
+            sniff(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."),
+            Format::Legacy("pickle stream")
+        );
+        for (bytes, word) in [
+            (&b""[..], "empty"),
+            (b"<!DOCTYPE html>", "web page"),
+            (b"version https://git-lfs.github.com", "LFS"),
+        ] {
+            assert!(matches!(sniff(bytes), Format::Unknown(s) if s.contains(word)));
+        }
+    }
+
+    #[test]
+    fn a_failed_write_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        let err = write_atomically(&path, |out| {
+            out.write_all(b"half")?;
+            Err(std::io::Error::other("disk on fire"))
+        });
+        assert!(err.unwrap_err().to_string().contains("disk on fire"));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        write_atomically(&path, |out| out.write_all(b"whole")).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"whole");
+    }
+
+    #[test]
+    fn a_directory_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(map(dir.path()).is_err());
+    }
+}
