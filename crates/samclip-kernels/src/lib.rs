@@ -1,1 +1,40 @@
 //! CPU kernels over slices with run-time dispatch, each with a portable twin.
+//!
+//! Slices in, slices out; no framework type. Every kernel is one generic body
+//! over [`simd::Simd`], compiled for AVX-512, AVX2+FMA and plain Rust, and
+//! chosen at run time ([`isa`]). Matrix products additionally have an AMX path
+//! that multiplies in bf16 and accumulates in f32 ([`Precision::Bf16`]).
+//! Results do not depend on the number of threads: work is cut by shape, and
+//! every output element is summed in one fixed order.
+//!
+//! This is the only crate of the workspace that may use `unsafe`.
+#![allow(unsafe_code)]
+#![warn(unsafe_op_in_unsafe_fn)]
+
+mod activation;
+#[cfg(target_arch = "x86_64")]
+mod amx;
+mod attention;
+mod attention_backward;
+mod conv;
+mod engine;
+mod gemm;
+pub mod isa;
+mod math;
+mod norm;
+mod optim;
+mod scratch;
+mod simd;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use activation::{add, gelu, gelu_backward, quick_gelu, quick_gelu_backward, softmax_rows};
+pub use attention::{AttentionShape, RelPos, RowStrides, attention_forward};
+pub use attention_backward::{AttentionGrads, attention_backward};
+pub use conv::{Conv3x3, col2im_3x3, im2col_3x3};
+pub use engine::Precision;
+pub use gemm::{Init, Layout, column_sums, gemm};
+pub use norm::{layer_norm, layer_norm_backward};
+pub use optim::{AdamW, adamw_step};

@@ -1,0 +1,303 @@
+//! AMX tiles: bf16 products, f32 sums. Inline assembly because the intrinsics
+//! are unstable; the tile layouts are those of Intel's Optimization Reference
+//! Manual, chapter "Intel AMX".
+//!
+//! Packed layouts (bf16, tiles of 1 KiB): A `[m/16][k/32][16 rows][32 k]`,
+//! B `[n/16][k/32][16 k-pairs][16 columns][2]`.
+use crate::engine::{Engine, Mat};
+use std::arch::asm;
+use std::arch::x86_64::*;
+
+const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
+const XFEATURE_XTILEDATA: libc::c_long = 18;
+
+/// True when the CPU has AMX bf16 and the system grants the tile state.
+pub(crate) fn available() -> bool {
+    // Leaf 7, sub-leaf 0, EDX: bit 22 AMX-BF16, bit 24 AMX-TILE.
+    let leaf = __cpuid_count(7, 0);
+    let has = (leaf.edx >> 22) & 1 == 1 && (leaf.edx >> 24) & 1 == 1;
+    has && request_permission()
+}
+
+#[cfg(target_os = "linux")]
+fn request_permission() -> bool {
+    // SAFETY: the call takes two integers and touches no memory; the permission
+    // belongs to the process and threads inherit it.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn request_permission() -> bool {
+    false
+}
+
+#[repr(C, align(64))]
+struct TileConfig {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+static CONFIG: TileConfig = TileConfig {
+    palette: 1,
+    start_row: 0,
+    reserved: [0; 14],
+    row_bytes: [64, 64, 64, 64, 64, 64, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
+    rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
+};
+
+/// The AMX engine; only made where [`crate::isa::Isa::Amx`] is the tier.
+#[derive(Clone, Copy)]
+pub(crate) struct Amx;
+
+impl Engine for Amx {
+    const MR: usize = 32;
+    const NR: usize = 32;
+    const KC: usize = 1024;
+
+    fn words(k: usize) -> usize {
+        k.next_multiple_of(32) / 2
+    }
+
+    #[inline(always)]
+    unsafe fn begin(self) {
+        // SAFETY: the tier guarantees AMX; the configuration is a valid palette 1.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const CONFIG, options(nostack, readonly)) }
+    }
+
+    #[inline(always)]
+    unsafe fn end(self) {
+        // SAFETY: returns the tile state to its initial value.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) }
+    }
+
+    #[inline(always)]
+    unsafe fn pack_a(self, a: Mat, m: usize, k: usize, dst: *mut f32) {
+        // SAFETY: contract of the trait.
+        unsafe { pack(a, m, k, dst.cast(), true) }
+    }
+
+    #[inline(always)]
+    unsafe fn pack_b(self, b: Mat, k: usize, n: usize, dst: *mut f32) {
+        // SAFETY: contract of the trait.
+        unsafe { pack(b.t(), n, k, dst.cast(), false) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(self, m: usize, n: usize, k: usize, a: *const f32, b: *const f32, c: *mut f32, ldc: usize, add: bool) {
+        // SAFETY: contract of the trait.
+        unsafe { mul(m, n, k, a.cast(), b.cast(), c, ldc, add) }
+    }
+}
+
+/// Packs `outer` x `k` in groups of 32 outer elements. `rows`: a tile row is
+/// one outer element (operand A); otherwise a tile row is one pair of depths
+/// (operand B).
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+unsafe fn pack(src: Mat, outer: usize, k: usize, dst: *mut u16, rows: bool) {
+    let kt = k.div_ceil(32);
+    let outer_contiguous = src.rs == 1 && src.cs != 1;
+    for o in 0..outer.next_multiple_of(32) / 16 {
+        let live = 16.min(outer.saturating_sub(o * 16));
+        for kb in 0..kt {
+            let depth = 32.min(k - kb * 32);
+            // SAFETY: the source offset is taken only when something is live
+            // there; loads are masked to `live` x `depth`; the tile is inside dst.
+            unsafe {
+                let d = dst.add((o * kt + kb) * 512).cast::<__m512i>();
+                let mut t = [_mm512_setzero_si512(); 16];
+                if live > 0 {
+                    let s = src.at(o * 16, kb * 32);
+                    if outer_contiguous {
+                        read_pairs(s, live, depth, &mut t);
+                    } else if src.cs == 1 {
+                        read_rows(s, live, depth, &mut t);
+                    } else {
+                        read_strided(s, live, depth, &mut t);
+                    }
+                    if rows == outer_contiguous {
+                        transpose(&mut t);
+                    }
+                }
+                for (r, v) in t.into_iter().enumerate() {
+                    _mm512_store_si512(d.add(r), v);
+                }
+            }
+        }
+    }
+}
+
+/// Vector i: the 32 depths of outer element i.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+unsafe fn read_rows(s: Mat, live: usize, depth: usize, t: &mut [__m512i; 16]) {
+    let lo = mask(depth.min(16));
+    let hi = mask(depth.saturating_sub(16));
+    for (i, v) in t.iter_mut().enumerate().take(live) {
+        // SAFETY: row i < live; the masks end at `depth`, and masked lanes are
+        // not accessed.
+        unsafe {
+            let p = s.ptr.add(i * s.rs);
+            let a = _mm512_maskz_loadu_ps(lo, p);
+            let b = _mm512_maskz_loadu_ps(hi, p.wrapping_add(16));
+            *v = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(b, a));
+        }
+    }
+}
+
+/// Vector r: depths 2r and 2r+1 of 16 outer elements, interleaved.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+unsafe fn read_pairs(s: Mat, live: usize, depth: usize, t: &mut [__m512i; 16]) {
+    let m = mask(live);
+    let interleave = _mm512_set_epi16(
+        31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1,
+        16, 0,
+    );
+    for (r, v) in t.iter_mut().enumerate().take(depth.div_ceil(2)) {
+        // SAFETY: depth 2r < depth, 2r+1 only where it exists; lanes masked to live.
+        unsafe {
+            let p = s.ptr.add(2 * r * s.cs);
+            let a = _mm512_maskz_loadu_ps(m, p);
+            let b = if 2 * r + 1 < depth { _mm512_maskz_loadu_ps(m, p.add(s.cs)) } else { _mm512_setzero_ps() };
+            let ab = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(b, a));
+            *v = _mm512_permutexvar_epi16(interleave, ab);
+        }
+    }
+}
+
+/// As `read_rows` for a source contiguous in neither direction.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+unsafe fn read_strided(s: Mat, live: usize, depth: usize, t: &mut [__m512i; 16]) {
+    let mut buf = [0.0f32; 16 * 32];
+    for i in 0..live {
+        for p in 0..depth {
+            // SAFETY: (i, p) is inside live x depth.
+            buf[i * 32 + p] = unsafe { *s.ptr.add(i * s.rs + p * s.cs) };
+        }
+    }
+    // SAFETY: the buffer is 16 x 32.
+    unsafe { read_rows(Mat { ptr: buf.as_ptr(), rs: 32, cs: 1 }, live, depth, t) }
+}
+
+#[inline]
+fn mask(n: usize) -> u16 {
+    ((1u32 << n) - 1) as u16
+}
+
+/// 16 x 16 transpose of 32-bit elements.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn transpose(t: &mut [__m512i; 16]) {
+    let mut u = [_mm512_setzero_si512(); 16];
+    for i in 0..8 {
+        u[2 * i] = _mm512_unpacklo_epi32(t[2 * i], t[2 * i + 1]);
+        u[2 * i + 1] = _mm512_unpackhi_epi32(t[2 * i], t[2 * i + 1]);
+    }
+    for i in 0..4 {
+        let b = 4 * i;
+        t[b] = _mm512_unpacklo_epi64(u[b], u[b + 2]);
+        t[b + 1] = _mm512_unpackhi_epi64(u[b], u[b + 2]);
+        t[b + 2] = _mm512_unpacklo_epi64(u[b + 1], u[b + 3]);
+        t[b + 3] = _mm512_unpackhi_epi64(u[b + 1], u[b + 3]);
+    }
+    for i in 0..4 {
+        u[i] = _mm512_shuffle_i32x4::<0x88>(t[i], t[i + 4]);
+        u[i + 4] = _mm512_shuffle_i32x4::<0xdd>(t[i], t[i + 4]);
+        u[i + 8] = _mm512_shuffle_i32x4::<0x88>(t[i + 8], t[i + 12]);
+        u[i + 12] = _mm512_shuffle_i32x4::<0xdd>(t[i + 8], t[i + 12]);
+    }
+    for i in 0..8 {
+        t[i] = _mm512_shuffle_i32x4::<0x88>(u[i], u[i + 8]);
+        t[i + 8] = _mm512_shuffle_i32x4::<0xdd>(u[i], u[i + 8]);
+    }
+}
+
+#[repr(align(64))]
+struct Block([f32; 1024]);
+
+/// Blocks of 32 x 32 over packed panels.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+#[allow(clippy::too_many_arguments)]
+unsafe fn mul(m: usize, n: usize, k: usize, a: *const u16, b: *const u16, c: *mut f32, ldc: usize, add: bool) {
+    let kt = k.div_ceil(32);
+    let mut scratch = Block([0.0; 1024]);
+    for j in (0..n).step_by(32) {
+        for i in (0..m).step_by(32) {
+            // SAFETY: panels are padded to 32 in both directions, so four tiles
+            // exist for every block; C is only touched inside m x n.
+            unsafe {
+                let (ap, bp, cp) = (a.add(i * kt * 32), b.add(j * kt * 32), c.add(i * ldc + j));
+                if !add && i + 32 <= m && j + 32 <= n {
+                    block(ap, bp, kt, cp, ldc * 4);
+                } else {
+                    block(ap, bp, kt, scratch.0.as_mut_ptr(), 128);
+                    write_back(&scratch.0, cp, ldc, 32.min(m - i), 32.min(n - j), add);
+                }
+            }
+        }
+    }
+}
+
+/// Copies or adds the live part of a block to C.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn write_back(block: &[f32; 1024], c: *mut f32, ldc: usize, rows: usize, cols: usize, add: bool) {
+    let (m0, m1) = (mask(cols.min(16)), mask(cols.saturating_sub(16)));
+    for r in 0..rows {
+        // SAFETY: masked lanes are not accessed; rows and cols are inside C.
+        unsafe {
+            let p = c.add(r * ldc);
+            let q = p.wrapping_add(16);
+            let mut v0 = _mm512_load_ps(block.as_ptr().add(r * 32));
+            let mut v1 = _mm512_load_ps(block.as_ptr().add(r * 32 + 16));
+            if add {
+                v0 = _mm512_add_ps(v0, _mm512_maskz_loadu_ps(m0, p));
+                v1 = _mm512_add_ps(v1, _mm512_maskz_loadu_ps(m1, q));
+            }
+            _mm512_mask_storeu_ps(p, m0, v0);
+            _mm512_mask_storeu_ps(q, m1, v1);
+        }
+    }
+}
+
+/// 32 x 32 of C over `kt` tiles of depth, stored with a row stride in bytes.
+#[inline(always)]
+unsafe fn block(a: *const u16, b: *const u16, kt: usize, c: *mut f32, stride: usize) {
+    // SAFETY: two panels of kt tiles follow `a` and `b`; C covers 32 x 32.
+    unsafe {
+        asm!(
+            "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+            "2:",
+            "tileloadd tmm4, [{a} + {s}*1]",
+            "tileloadd tmm6, [{b} + {s}*1]",
+            "tileloadd tmm5, [{a2} + {s}*1]",
+            "tileloadd tmm7, [{b2} + {s}*1]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "add {a}, 1024", "add {a2}, 1024", "add {b}, 1024", "add {b2}, 1024",
+            "dec {kt}",
+            "jnz 2b",
+            "tilestored [{c} + {l}*1], tmm0",
+            "tilestored [{c} + {l}*1 + 64], tmm1",
+            "tilestored [{c2} + {l}*1], tmm2",
+            "tilestored [{c2} + {l}*1 + 64], tmm3",
+            a = inout(reg) a => _,
+            a2 = inout(reg) a.add(kt * 512) => _,
+            b = inout(reg) b => _,
+            b2 = inout(reg) b.add(kt * 512) => _,
+            kt = inout(reg) kt => _,
+            s = in(reg) 64usize,
+            c = in(reg) c,
+            c2 = in(reg) c.cast::<u8>().wrapping_add(16 * stride),
+            l = in(reg) stride,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
+}

@@ -1,0 +1,87 @@
+//! Run-time choice of the instruction set.
+//!
+//! `SAMCLIP_ISA=amx|avx512|avx2|portable` lowers the tier (read once); a tier
+//! the machine lacks is never taken. AMX needs a CPU that has it and the
+//! kernel's permission for the tile state (`arch_prctl(ARCH_REQ_XCOMP_PERM)`).
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// Instruction-set tiers, slowest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Isa {
+    /// Plain Rust, whatever the target's baseline is.
+    Portable = 1,
+    /// AVX2 and FMA.
+    Avx2 = 2,
+    /// AVX-512 F, BW, DQ, VL.
+    Avx512 = 3,
+    /// AVX-512 with BF16 conversions and AMX bf16 tiles.
+    Amx = 4,
+}
+
+static CURRENT: AtomicU8 = AtomicU8::new(0);
+
+/// The tier in use: the best the machine has, lowered by `SAMCLIP_ISA`.
+pub fn current() -> Isa {
+    match CURRENT.load(Ordering::Relaxed) {
+        1 => Isa::Portable,
+        2 => Isa::Avx2,
+        3 => Isa::Avx512,
+        4 => Isa::Amx,
+        _ => {
+            let isa = from_env(best());
+            CURRENT.store(isa as u8, Ordering::Relaxed);
+            isa
+        }
+    }
+}
+
+/// The tiers this machine can run, slowest first.
+pub fn available() -> Vec<Isa> {
+    let best = best();
+    [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Amx].into_iter().filter(|&t| t <= best).collect()
+}
+
+fn from_env(best: Isa) -> Isa {
+    let wanted = match std::env::var("SAMCLIP_ISA").as_deref() {
+        Ok("portable") => Isa::Portable,
+        Ok("avx2") => Isa::Avx2,
+        Ok("avx512") => Isa::Avx512,
+        _ => Isa::Amx,
+    };
+    wanted.min(best)
+}
+
+/// Sets the tier for tests; never above what the machine has.
+#[cfg(test)]
+pub(crate) fn force(isa: Isa) {
+    CURRENT.store(isa.min(best()) as u8, Ordering::Relaxed);
+}
+
+#[cfg(target_arch = "x86_64")]
+fn best() -> Isa {
+    use std::sync::OnceLock;
+    static BEST: OnceLock<Isa> = OnceLock::new();
+    *BEST.get_or_init(|| {
+        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        let avx512 = avx2
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl");
+        if avx512 && is_x86_feature_detected!("avx512bf16") && crate::amx::available() {
+            Isa::Amx
+        } else if avx512 {
+            Isa::Avx512
+        } else if avx2 {
+            Isa::Avx2
+        } else {
+            Isa::Portable
+        }
+    })
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn best() -> Isa {
+    Isa::Portable
+}

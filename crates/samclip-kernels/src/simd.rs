@@ -1,0 +1,237 @@
+//! One vector interface, three implementations, and the dispatcher.
+//!
+//! A kernel is a [`Kernel`]: a generic body that is inlined into a function
+//! compiled for the chosen instruction set. The values of the implementing
+//! types are tokens: they are only made where the CPU has the instructions, so
+//! their arithmetic is safe to call.
+use crate::isa::{self, Isa};
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
+/// A vector of `N` f32 lanes. `max`, `min` and `clamp_low` keep NaN of `b`.
+pub(crate) trait Simd: Copy + Send + Sync {
+    type V: Copy;
+    /// Lanes.
+    const N: usize;
+    /// Rows of the matrix microkernel.
+    const MR: usize;
+    fn splat(self, x: f32) -> Self::V;
+    /// # Safety
+    /// `p` must be readable for `N` floats.
+    unsafe fn load(self, p: *const f32) -> Self::V;
+    /// # Safety
+    /// `p` must be readable for `n < N` floats; the other lanes are zero.
+    unsafe fn load_n(self, p: *const f32, n: usize) -> Self::V;
+    /// # Safety
+    /// `p` must be writable for `N` floats.
+    unsafe fn store(self, p: *mut f32, v: Self::V);
+    /// # Safety
+    /// `p` must be writable for `n < N` floats.
+    unsafe fn store_n(self, p: *mut f32, v: Self::V, n: usize);
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sqrt(self, a: Self::V) -> Self::V;
+    /// Nearest integer, ties to even.
+    fn round(self, a: Self::V) -> Self::V;
+    /// `p * 2^n` for integral `n` in -126..=127.
+    fn scale2(self, p: Self::V, n: Self::V) -> Self::V;
+    /// `a < b ? t : f` by lane.
+    fn select_lt(self, a: Self::V, b: Self::V, t: Self::V, f: Self::V) -> Self::V;
+    fn sum(self, v: Self::V) -> f32;
+    fn hmax(self, v: Self::V) -> f32;
+}
+
+/// A generic kernel body; `run` must be `#[inline(always)]`.
+pub(crate) trait Kernel {
+    type Output;
+    fn run<S: Simd>(self, s: S, amx: bool) -> Self::Output;
+}
+
+/// Runs the body compiled for the current tier.
+pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
+    #[cfg(target_arch = "x86_64")]
+    match isa::current() {
+        // SAFETY: `isa::current` only names tiers the CPU has.
+        Isa::Amx => return unsafe { run_avx512(kernel, true) },
+        // SAFETY: as above.
+        Isa::Avx512 => return unsafe { run_avx512(kernel, false) },
+        // SAFETY: as above.
+        Isa::Avx2 => return unsafe { run_avx2(kernel) },
+        Isa::Portable => {}
+    }
+    kernel.run(Portable, false)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+fn run_avx512<K: Kernel>(kernel: K, amx: bool) -> K::Output {
+    kernel.run(Avx512(()), amx)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Avx2(()), false)
+}
+
+/// Eight lanes of plain Rust.
+#[derive(Clone, Copy)]
+pub(crate) struct Portable;
+
+macro_rules! lanes {
+    ($f:expr) => {
+        std::array::from_fn(
+            #[inline(always)]
+            $f,
+        )
+    };
+}
+
+#[rustfmt::skip]
+impl Simd for Portable {
+    type V = [f32; 8];
+    const N: usize = 8;
+    const MR: usize = 4;
+    #[inline(always)] fn splat(self, x: f32) -> Self::V { [x; 8] }
+    #[inline(always)] unsafe fn load(self, p: *const f32) -> Self::V {
+        // SAFETY: the caller guarantees 8 readable floats; alignment is not needed.
+        unsafe { p.cast::<[f32; 8]>().read_unaligned() }
+    }
+    #[inline(always)] unsafe fn load_n(self, p: *const f32, n: usize) -> Self::V {
+        // SAFETY: the caller guarantees `n` readable floats.
+        let src = unsafe { std::slice::from_raw_parts(p, n) };
+        let mut v = [0.0; 8];
+        v[..n].copy_from_slice(src);
+        v
+    }
+    #[inline(always)] unsafe fn store(self, p: *mut f32, v: Self::V) {
+        // SAFETY: the caller guarantees 8 writable floats.
+        unsafe { p.cast::<[f32; 8]>().write_unaligned(v) }
+    }
+    #[inline(always)] unsafe fn store_n(self, p: *mut f32, v: Self::V, n: usize) {
+        // SAFETY: the caller guarantees `n` writable floats.
+        unsafe { std::ptr::copy_nonoverlapping(v.as_ptr(), p, n) }
+    }
+    #[inline(always)] fn add(self, a: Self::V, b: Self::V) -> Self::V { lanes!(|i| a[i] + b[i]) }
+    #[inline(always)] fn sub(self, a: Self::V, b: Self::V) -> Self::V { lanes!(|i| a[i] - b[i]) }
+    #[inline(always)] fn mul(self, a: Self::V, b: Self::V) -> Self::V { lanes!(|i| a[i] * b[i]) }
+    #[inline(always)] fn div(self, a: Self::V, b: Self::V) -> Self::V { lanes!(|i| a[i] / b[i]) }
+    #[inline(always)] fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V { lanes!(|i| a[i] * b[i] + c[i]) }
+    #[inline(always)] fn max(self, a: Self::V, b: Self::V) -> Self::V { lanes!(|i| if a[i] > b[i] { a[i] } else { b[i] }) }
+    #[inline(always)] fn min(self, a: Self::V, b: Self::V) -> Self::V { lanes!(|i| if a[i] < b[i] { a[i] } else { b[i] }) }
+    #[inline(always)] fn sqrt(self, a: Self::V) -> Self::V { lanes!(|i| a[i].sqrt()) }
+    // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer below 2^22.
+    #[inline(always)] fn round(self, a: Self::V) -> Self::V { lanes!(|i| (a[i] + 12_582_912.0) - 12_582_912.0) }
+    #[inline(always)] fn scale2(self, p: Self::V, n: Self::V) -> Self::V {
+        lanes!(|i| p[i] * f32::from_bits((((n[i] as i32) + 127) as u32) << 23))
+    }
+    #[inline(always)] fn select_lt(self, a: Self::V, b: Self::V, t: Self::V, f: Self::V) -> Self::V {
+        lanes!(|i| if a[i] < b[i] { t[i] } else { f[i] })
+    }
+    #[inline(always)] fn sum(self, v: Self::V) -> f32 { ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7])) }
+    #[inline(always)] fn hmax(self, v: Self::V) -> f32 { v.iter().fold(f32::NEG_INFINITY, |a, &b| if a > b { a } else { b }) }
+}
+
+/// Sixteen lanes; the token proves AVX-512 F/BW/DQ/VL.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512(());
+
+// SAFETY of every block below: the token is only made in `run_avx512`, so the
+// CPU has the instructions; memory access is covered by the caller's contract.
+#[cfg(target_arch = "x86_64")]
+#[rustfmt::skip]
+impl Simd for Avx512 {
+    type V = __m512;
+    const N: usize = 16;
+    const MR: usize = 12;
+    #[inline(always)] fn splat(self, x: f32) -> __m512 { unsafe { _mm512_set1_ps(x) } }
+    #[inline(always)] unsafe fn load(self, p: *const f32) -> __m512 { unsafe { _mm512_loadu_ps(p) } }
+    #[inline(always)] unsafe fn load_n(self, p: *const f32, n: usize) -> __m512 { unsafe { _mm512_maskz_loadu_ps((1u32 << n).wrapping_sub(1) as u16, p) } }
+    #[inline(always)] unsafe fn store(self, p: *mut f32, v: __m512) { unsafe { _mm512_storeu_ps(p, v) } }
+    #[inline(always)] unsafe fn store_n(self, p: *mut f32, v: __m512, n: usize) { unsafe { _mm512_mask_storeu_ps(p, (1u32 << n).wrapping_sub(1) as u16, v) } }
+    #[inline(always)] fn add(self, a: __m512, b: __m512) -> __m512 { unsafe { _mm512_add_ps(a, b) } }
+    #[inline(always)] fn sub(self, a: __m512, b: __m512) -> __m512 { unsafe { _mm512_sub_ps(a, b) } }
+    #[inline(always)] fn mul(self, a: __m512, b: __m512) -> __m512 { unsafe { _mm512_mul_ps(a, b) } }
+    #[inline(always)] fn div(self, a: __m512, b: __m512) -> __m512 { unsafe { _mm512_div_ps(a, b) } }
+    #[inline(always)] fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 { unsafe { _mm512_fmadd_ps(a, b, c) } }
+    #[inline(always)] fn max(self, a: __m512, b: __m512) -> __m512 { unsafe { _mm512_max_ps(a, b) } }
+    #[inline(always)] fn min(self, a: __m512, b: __m512) -> __m512 { unsafe { _mm512_min_ps(a, b) } }
+    #[inline(always)] fn sqrt(self, a: __m512) -> __m512 { unsafe { _mm512_sqrt_ps(a) } }
+    #[inline(always)] fn round(self, a: __m512) -> __m512 { unsafe { _mm512_roundscale_ps::<8>(a) } }
+    #[inline(always)] fn scale2(self, p: __m512, n: __m512) -> __m512 { unsafe { _mm512_scalef_ps(p, n) } }
+    #[inline(always)] fn select_lt(self, a: __m512, b: __m512, t: __m512, f: __m512) -> __m512 { unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), f, t) } }
+    #[inline(always)] fn sum(self, v: __m512) -> f32 { unsafe { _mm512_reduce_add_ps(v) } }
+    #[inline(always)] fn hmax(self, v: __m512) -> f32 { unsafe { _mm512_reduce_max_ps(v) } }
+}
+
+/// Eight lanes; the token proves AVX2 and FMA.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2(());
+
+#[cfg(target_arch = "x86_64")]
+static MASKS: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+
+// SAFETY of every block below: the token is only made in `run_avx2`, so the
+// CPU has the instructions; memory access is covered by the caller's contract,
+// and `MASKS` is read at 8 - n for n < 8, inside its 16 entries.
+#[cfg(target_arch = "x86_64")]
+#[rustfmt::skip]
+impl Simd for Avx2 {
+    type V = __m256;
+    const N: usize = 8;
+    const MR: usize = 6;
+    #[inline(always)] fn splat(self, x: f32) -> __m256 { unsafe { _mm256_set1_ps(x) } }
+    #[inline(always)] unsafe fn load(self, p: *const f32) -> __m256 { unsafe { _mm256_loadu_ps(p) } }
+    #[inline(always)] unsafe fn load_n(self, p: *const f32, n: usize) -> __m256 { unsafe { _mm256_maskload_ps(p, _mm256_loadu_si256(MASKS.as_ptr().add(8 - n).cast())) } }
+    #[inline(always)] unsafe fn store(self, p: *mut f32, v: __m256) { unsafe { _mm256_storeu_ps(p, v) } }
+    #[inline(always)] unsafe fn store_n(self, p: *mut f32, v: __m256, n: usize) { unsafe { _mm256_maskstore_ps(p, _mm256_loadu_si256(MASKS.as_ptr().add(8 - n).cast()), v) } }
+    #[inline(always)] fn add(self, a: __m256, b: __m256) -> __m256 { unsafe { _mm256_add_ps(a, b) } }
+    #[inline(always)] fn sub(self, a: __m256, b: __m256) -> __m256 { unsafe { _mm256_sub_ps(a, b) } }
+    #[inline(always)] fn mul(self, a: __m256, b: __m256) -> __m256 { unsafe { _mm256_mul_ps(a, b) } }
+    #[inline(always)] fn div(self, a: __m256, b: __m256) -> __m256 { unsafe { _mm256_div_ps(a, b) } }
+    #[inline(always)] fn fma(self, a: __m256, b: __m256, c: __m256) -> __m256 { unsafe { _mm256_fmadd_ps(a, b, c) } }
+    #[inline(always)] fn max(self, a: __m256, b: __m256) -> __m256 { unsafe { _mm256_max_ps(a, b) } }
+    #[inline(always)] fn min(self, a: __m256, b: __m256) -> __m256 { unsafe { _mm256_min_ps(a, b) } }
+    #[inline(always)] fn sqrt(self, a: __m256) -> __m256 { unsafe { _mm256_sqrt_ps(a) } }
+    #[inline(always)] fn round(self, a: __m256) -> __m256 { unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) } }
+    #[inline(always)] fn scale2(self, p: __m256, n: __m256) -> __m256 { unsafe { _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127))))) } }
+    #[inline(always)] fn select_lt(self, a: __m256, b: __m256, t: __m256, f: __m256) -> __m256 { unsafe { _mm256_blendv_ps(f, t, _mm256_cmp_ps::<_CMP_LT_OQ>(a, b)) } }
+    #[inline(always)] fn sum(self, v: __m256) -> f32 {
+        let mut a = [0.0; 8];
+        unsafe { _mm256_storeu_ps(a.as_mut_ptr(), v) };
+        ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]))
+    }
+    #[inline(always)] fn hmax(self, v: __m256) -> f32 {
+        let mut a = [0.0; 8];
+        unsafe { _mm256_storeu_ps(a.as_mut_ptr(), v) };
+        a.iter().fold(f32::NEG_INFINITY, |a, &b| if a > b { a } else { b })
+    }
+}
+
+/// `load` of a whole or a partial vector.
+///
+/// # Safety
+/// `p` must be readable for `min(n, N)` floats.
+#[inline(always)]
+pub(crate) unsafe fn load_upto<S: Simd>(s: S, p: *const f32, n: usize) -> S::V {
+    // SAFETY: forwarded contract.
+    unsafe { if n >= S::N { s.load(p) } else { s.load_n(p, n) } }
+}
+
+/// `store` of a whole or a partial vector.
+///
+/// # Safety
+/// `p` must be writable for `min(n, N)` floats.
+#[inline(always)]
+pub(crate) unsafe fn store_upto<S: Simd>(s: S, p: *mut f32, v: S::V, n: usize) {
+    // SAFETY: forwarded contract.
+    unsafe { if n >= S::N { s.store(p, v) } else { s.store_n(p, v, n) } }
+}

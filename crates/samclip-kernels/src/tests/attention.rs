@@ -1,0 +1,222 @@
+use crate::isa::Isa;
+use crate::testing::{close, data, every_tier};
+use crate::{AttentionGrads, AttentionShape, Precision, RelPos, RowStrides, attention_backward, attention_forward};
+
+struct Case {
+    shape: AttentionShape,
+    grid: Option<(usize, usize)>,
+}
+
+fn case(batch: usize, heads: usize, queries: usize, keys: usize, head_dim: usize) -> Case {
+    let scale = (head_dim as f32).sqrt().recip();
+    Case { shape: AttentionShape { batch, heads, queries, keys, head_dim, scale, causal: false }, grid: None }
+}
+
+fn cases() -> Vec<Case> {
+    let mut all = vec![
+        case(1, 1, 1, 1, 1),
+        case(1, 2, 3, 5, 32),
+        case(2, 4, 70, 33, 64),
+        case(1, 1, 200, 600, 32),
+        case(2, 5, 197, 197, 80),
+    ];
+    for (h, w, d) in [(14, 14, 64), (5, 3, 32), (16, 16, 32), (4, 40, 16), (27, 23, 32)] {
+        let mut c = case(1, 2, h * w, h * w, d);
+        c.grid = Some((h, w));
+        all.push(c);
+    }
+    for n in [1, 77, 140, 530] {
+        let mut c = case(1, 2, n, n, 64);
+        c.shape.causal = true;
+        all.push(c);
+    }
+    all
+}
+
+struct Data {
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    rel: Option<(Vec<f32>, Vec<f32>)>,
+    go: Vec<f32>,
+}
+
+fn inputs(c: &Case) -> Data {
+    let s = &c.shape;
+    let bh = s.batch * s.heads;
+    let big = |n, seed| data(n, seed).iter().map(|v| v * 2.0).collect::<Vec<_>>();
+    Data {
+        q: big(bh * s.queries * s.head_dim, 1),
+        k: big(bh * s.keys * s.head_dim, 2),
+        v: data(bh * s.keys * s.head_dim, 3),
+        rel: c.grid.map(|(h, w)| (data(bh * s.queries * h, 4), data(bh * s.queries * w, 5))),
+        go: data(bh * s.queries * s.head_dim, 6),
+    }
+}
+
+/// Output, log-sum-exp and the gradients [q, k, v, rel_h, rel_w], f64, N x N.
+fn naive(c: &Case, x: &Data) -> Wanted {
+    let s = &c.shape;
+    let (nq, nk, d) = (s.queries, s.keys, s.head_dim);
+    let (kh, kw) = c.grid.unwrap_or((0, 0));
+    let bh = s.batch * s.heads;
+    let f = |v: &[f32], i: usize| f64::from(v[i]);
+    let (mut out, mut lse) = (vec![0.0; bh * nq * d], vec![0.0; bh * nq]);
+    let mut g = [vec![0.0; x.q.len()], vec![0.0; x.k.len()], vec![0.0; x.v.len()], vec![0.0; bh * nq * kh], vec![0.0; bh * nq * kw]];
+    for r in 0..bh * nq {
+        let (b, i) = (r / nq, r % nq);
+        let live = if s.causal { i + 1 + nk - nq } else { nk };
+        let score: Vec<f64> = (0..live)
+            .map(|j| {
+                let dot: f64 = (0..d).map(|t| f(&x.q, r * d + t) * f(&x.k, (b * nk + j) * d + t)).sum();
+                let bias = x.rel.as_ref().map_or(0.0, |(h, w)| f(h, r * kh + j / kw) + f(w, r * kw + j % kw));
+                dot * f64::from(s.scale) + bias
+            })
+            .collect();
+        let max = score.iter().copied().fold(f64::MIN, f64::max);
+        let total: f64 = score.iter().map(|v| (v - max).exp()).sum();
+        lse[r] = max + total.ln();
+        let p: Vec<f64> = score.iter().map(|v| (v - lse[r]).exp()).collect();
+        let dp: Vec<f64> = (0..live).map(|j| (0..d).map(|t| f(&x.go, r * d + t) * f(&x.v, (b * nk + j) * d + t)).sum()).collect();
+        let delta: f64 = p.iter().zip(&dp).map(|(a, b)| a * b).sum();
+        for j in 0..live {
+            let ds = p[j] * (dp[j] - delta);
+            for t in 0..d {
+                out[r * d + t] += p[j] * f(&x.v, (b * nk + j) * d + t);
+                g[0][r * d + t] += ds * f64::from(s.scale) * f(&x.k, (b * nk + j) * d + t);
+                g[1][(b * nk + j) * d + t] += ds * f64::from(s.scale) * f(&x.q, r * d + t);
+                g[2][(b * nk + j) * d + t] += p[j] * f(&x.go, r * d + t);
+            }
+            if kw > 0 {
+                g[3][r * kh + j / kw] += ds;
+                g[4][r * kw + j % kw] += ds;
+            }
+        }
+    }
+    (out, lse, g)
+}
+
+/// [batch, heads, n, d] to [batch, n, heads, d] with the given gap of floats between tokens.
+fn to_tokens(x: &[f32], s: &AttentionShape, n: usize, gap: usize) -> (Vec<f32>, RowStrides) {
+    let width = s.heads * s.head_dim + gap;
+    let st = RowStrides::token_major(n, width, s.head_dim);
+    let mut y = vec![f32::NAN; s.batch * n * width];
+    for (row, src) in x.chunks_exact(s.head_dim).enumerate() {
+        let (b, h, i) = (row / (s.heads * n), row / n % s.heads, row % n);
+        let at = st.batch * b + st.head * h + st.row * i;
+        y[at..at + s.head_dim].copy_from_slice(src);
+    }
+    (y, st)
+}
+
+fn from_tokens(y: &[f32], s: &AttentionShape, n: usize, st: RowStrides) -> Vec<f32> {
+    let mut x = Vec::new();
+    for row in 0..s.batch * s.heads * n {
+        let (b, h, i) = (row / (s.heads * n), row / n % s.heads, row % n);
+        let at = st.batch * b + st.head * h + st.row * i;
+        x.extend_from_slice(&y[at..at + s.head_dim]);
+    }
+    x
+}
+
+type Wanted = (Vec<f64>, Vec<f64>, [Vec<f64>; 5]);
+
+fn check(isa: Isa, precision: Precision, c: &Case, x: &Data, (want, want_lse, grads): &Wanted, gap: usize) {
+    let s = &c.shape;
+    let bh = s.batch * s.heads;
+    let ((q, qs), (k, ks), (v, vs)) = (to_tokens(&x.q, s, s.queries, gap), to_tokens(&x.k, s, s.keys, gap), to_tokens(&x.v, s, s.keys, gap));
+    let (go, os) = to_tokens(&x.go, s, s.queries, 0);
+    let rel = x.rel.as_ref().map(|(h, w)| RelPos { h, w, grid: c.grid.unwrap() });
+    let (mut out, mut lse) = (vec![0.0; go.len()], vec![0.0; bh * s.queries]);
+    attention_forward(precision, s, (&q, qs), (&k, ks), (&v, vs), rel, (&mut out, os), &mut lse);
+    let name = format!("{isa:?} {precision:?} {s:?} {:?}", c.grid);
+    let (t, tg) = if precision == Precision::Bf16 && isa == Isa::Amx { (1.5e-2, 3e-2) } else { (1e-5, 1e-4) };
+    close(&format!("{name} out"), &from_tokens(&out, s, s.queries, os), want, t);
+    close(&format!("{name} lse"), &lse, want_lse, t);
+    let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+    let (mut dh, mut dw) = (vec![9.0; grads[3].len()], vec![9.0; grads[4].len()]);
+    let grads_out = AttentionGrads { q: &mut dq, k: &mut dk, v: &mut dv, rel: rel.is_some().then_some((&mut dh, &mut dw)) };
+    attention_backward(precision, s, (&q, qs), (&k, ks), (&v, vs), rel, (&out, os), &lse, &go, grads_out);
+    // With one key the gradient of the scores is zero: compare absolutely there.
+    let near = |what: &str, got: &[f32], want: &[f64]| {
+        let norm: f64 = want.iter().map(|v| v * v).sum::<f64>().sqrt();
+        if norm < 1e-9 {
+            assert!(got.iter().all(|v| v.abs() < 5e-2), "{name} {what}");
+        } else {
+            close(&format!("{name} {what}"), got, want, tg);
+        }
+    };
+    near("dq", &from_tokens(&dq, s, s.queries, qs), &grads[0]);
+    near("dk", &from_tokens(&dk, s, s.keys, ks), &grads[1]);
+    near("dv", &from_tokens(&dv, s, s.keys, vs), &grads[2]);
+    if rel.is_some() {
+        near("drel_h", &dh, &grads[3]);
+        near("drel_w", &dw, &grads[4]);
+    }
+}
+
+#[test]
+fn forward_and_gradients_match_f64() {
+    for c in cases() {
+        let x = inputs(&c);
+        let want = naive(&c, &x);
+        every_tier(|isa| {
+            for precision in [Precision::F32, Precision::Bf16] {
+                check(isa, precision, &c, &x, &want, 0);
+            }
+        });
+    }
+}
+
+#[test]
+fn strided_rows_leave_the_gaps_alone() {
+    let c = case(2, 3, 40, 50, 32);
+    let x = inputs(&c);
+    let want = naive(&c, &x);
+    every_tier(|isa| check(isa, Precision::F32, &c, &x, &want, 64));
+}
+
+/// The analytic f64 gradients above against finite differences of the f64 loss.
+#[test]
+fn the_reference_gradients_are_the_derivatives() {
+    let mut c = case(1, 1, 6, 6, 4);
+    c.grid = Some((2, 3));
+    let x = inputs(&c);
+    let loss = |x: &Data| -> f64 { naive(&c, x).0.iter().zip(&x.go).map(|(o, &g)| o * f64::from(g)).sum() };
+    let grads = naive(&c, &x).2;
+    let h = 1.0 / 1024.0;
+    for which in 0..5 {
+        let mut y = inputs(&c);
+        let n = grads[which].len();
+        let numeric: Vec<f32> = (0..n)
+            .map(|i| {
+                let mut at = |delta: f32| {
+                    let rel = y.rel.as_mut().unwrap();
+                    let v = match which {
+                        0 => &mut y.q,
+                        1 => &mut y.k,
+                        2 => &mut y.v,
+                        3 => &mut rel.0,
+                        _ => &mut rel.1,
+                    };
+                    let keep = v[i];
+                    v[i] = keep + delta;
+                    let step = f64::from(v[i]) - f64::from(keep);
+                    let l = loss(&y);
+                    let rel = y.rel.as_mut().unwrap();
+                    match which {
+                        0 => y.q[i] = keep,
+                        1 => y.k[i] = keep,
+                        2 => y.v[i] = keep,
+                        3 => rel.0[i] = keep,
+                        _ => rel.1[i] = keep,
+                    }
+                    (l, step)
+                };
+                let ((hi, up), (lo, down)) = (at(h), at(-h));
+                ((hi - lo) / (up - down)) as f32
+            })
+            .collect();
+        close(&format!("gradient {which}"), &numeric, &grads[which], 1e-5);
+    }
+}

@@ -1,0 +1,6 @@
+//! Every kernel against naive f64, every tier; gradients against finite
+//! differences of the f64 forward.
+mod attention;
+mod elementwise;
+mod gemm;
+mod rows;
