@@ -6,8 +6,30 @@ use std::path::Path;
 use bytes::Bytes;
 
 use crate::error::{Problem, Problems, Result, WeightsError};
+use crate::file::Format;
 use crate::safetensors;
 use crate::tensor::TensorData;
+
+/// Formats that [`StateDict::open`] reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileFormat {
+    /// `.safetensors`.
+    Safetensors,
+    /// `torch.save` of PyTorch 1.6 or later: a zip archive of a pickle and its storages.
+    Torch,
+    /// `torch.jit.save`: OpenAI's CLIP files.
+    TorchScript,
+}
+
+impl std::fmt::Display for FileFormat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Safetensors => "safetensors",
+            Self::Torch => "torch zip",
+            Self::TorchScript => "torchscript",
+        })
+    }
+}
 
 /// A checkpoint in memory: tensors by name and free-form text metadata, both in name order.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -28,26 +50,35 @@ impl StateDict {
     ///
     /// The file is memory-mapped; tensors stay views of it.
     pub fn open(path: &Path) -> Result<Self> {
-        let bytes = crate::file::map(path)?;
-        Self::from_bytes(bytes, path)
+        Self::open_with_format(path).map(|(state, _)| state)
+    }
+
+    /// The same, with the format that was found.
+    pub fn open_with_format(path: &Path) -> Result<(Self, FileFormat)> {
+        Self::from_bytes(crate::file::map(path)?, path)
     }
 
     /// The same from bytes already in memory; `path` only names them in messages.
-    pub fn from_bytes(bytes: Bytes, path: &Path) -> Result<Self> {
+    pub fn from_bytes(bytes: Bytes, path: &Path) -> Result<(Self, FileFormat)> {
         match crate::file::sniff(&bytes) {
-            crate::file::Format::Safetensors => safetensors::parse(bytes, path),
-            crate::file::Format::Zip => Err(WeightsError::invalid(
-                "torch",
-                path,
-                "zip archives are not read yet",
-            )),
-            crate::file::Format::Legacy(kind) => Err(WeightsError::LegacyTorch {
-                kind,
-                path: path.to_path_buf(),
+            Format::Safetensors => {
+                safetensors::parse(bytes, path).map(|state| (state, FileFormat::Safetensors))
+            }
+            Format::Zip => crate::torch::parse(bytes, path).map(|(state, script)| {
+                let format = if script {
+                    FileFormat::TorchScript
+                } else {
+                    FileFormat::Torch
+                };
+                (state, format)
             }),
-            crate::file::Format::Unknown(found) => Err(WeightsError::UnknownFormat {
+            Format::Legacy(kind) => Err(WeightsError::LegacyTorch {
+                kind,
+                path: path.into(),
+            }),
+            Format::Unknown(found) => Err(WeightsError::UnknownFormat {
                 found,
-                path: path.to_path_buf(),
+                path: path.into(),
             }),
         }
     }
