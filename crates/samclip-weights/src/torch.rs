@@ -289,10 +289,12 @@ fn dict_tensors<'g>(graph: &'g Graph, path: &Path) -> Result<Vec<(String, &'g Vi
         graph.str(key).is_some_and(|k| WRAPPERS.contains(&k))
             && matches!(graph.get(value), Node::Dict(_))
     };
-    if let Some(&(_, inner)) = entries.iter().find(is_wrapper) {
-        if let Node::Dict(inner) = graph.get(inner) {
-            entries = inner.clone();
-        }
+    let inner = entries
+        .iter()
+        .find(is_wrapper)
+        .map(|&(_, inner)| graph.get(inner));
+    if let Some(Node::Dict(inner)) = inner {
+        entries = inner.clone();
     }
     let mut seen = BTreeSet::new();
     let tensor = |(key, value): (Id, Id)| {
