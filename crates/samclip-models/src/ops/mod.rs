@@ -1,0 +1,81 @@
+//! The operations that the models are written in, and the only door to `samclip-kernels`.
+//!
+//! Each function has a plain-tensor twin in [`plain`]; a backend without a kernel runs the twin.
+//! Layout: channels last. Shapes use STYLE.md's letters.
+
+pub mod interpolate;
+pub mod plain;
+
+use burn::tensor::Tensor;
+
+pub use interpolate::{Interpolation, resize_2d, resize_rows};
+pub use plain::RelPosBias;
+
+/// `x W^T + b`. `x` [..., I], `weight` [O, I] (PyTorch layout), `bias` [O] -> [..., O].
+pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
+    plain::linear(x, weight, bias)
+}
+
+/// Layer normalisation over the last axis, biased variance.
+pub fn layer_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, bias: Tensor<1>, eps: f64) -> Tensor<D> {
+    plain::layer_norm(x, weight, bias, eps)
+}
+
+/// Exact (erf) GELU.
+pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    plain::gelu(x)
+}
+
+/// `x * sigmoid(1.702 x)` (OpenAI CLIP).
+pub fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    plain::quick_gelu(x)
+}
+
+/// `softmax(scale * q k^T + bias) v` per head. `q` [B, heads, N, C], `k`, `v` [B, heads, M, C] ->
+/// [B, heads, N, C]. `causal` masks keys after the query (text towers).
+pub fn attention(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    scale: f64,
+    bias: Option<RelPosBias>,
+    causal: bool,
+) -> Tensor<4> {
+    plain::attention(q, k, v, scale, bias, causal)
+}
+
+/// 3x3 convolution, padding 1. `x` [B, H, W, I], `weight` [O, I, 3, 3] -> [B, H/stride, W/stride, O]
+/// (rounded up).
+pub fn conv3x3(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, stride: usize) -> Tensor<4> {
+    plain::conv3x3(x, weight, bias, stride)
+}
+
+/// Convolution whose stride equals its kernel (patch embedding, mask downscaling).
+/// `x` [B, H, W, I], `weight` [O, I, k, k] -> [B, H/k, W/k, O].
+pub fn conv_patch(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4> {
+    let [out, inp, kh, kw] = weight.dims();
+    let [batch, height, width, _] = x.dims();
+    let (h, w) = (height / kh, width / kw);
+    let x = if kh == 1 && kw == 1 {
+        x.reshape([batch, h, w, inp])
+    } else {
+        x.reshape([batch * h, kh, w, kw * inp]) //   [B·h, k, w, k·I]
+            .swap_dims(1, 2) //                       [B·h, w, k, k·I]
+            .reshape([batch, h, w, kh * kw * inp])
+    };
+    let weight = weight.permute([0, 2, 3, 1]).reshape([out, kh * kw * inp]);
+    linear(x, weight, bias)
+}
+
+/// Transposed convolution whose stride equals its kernel (mask upscaling).
+/// `x` [B, h, w, I], `weight` [I, O, k, k] -> [B, h·k, w·k, O].
+pub fn conv_transpose_patch(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
+    let [batch, h, w, _] = x.dims();
+    let [inp, out, kh, kw] = weight.dims();
+    let weight = weight.permute([2, 3, 1, 0]).reshape([kh * kw * out, inp]); // [k·k·O, I]
+    let bias = bias.unsqueeze_dim::<2>(0).repeat_dim(0, kh * kw).reshape([kh * kw * out]);
+    linear(x, weight, Some(bias)) //                         [B, h, w, k·k·O]
+        .reshape([batch * h, w, kh, kw * out])
+        .swap_dims(1, 2) //                                  [B·h, k, w, k·O]
+        .reshape([batch, h * kh, w * kw, out])
+}

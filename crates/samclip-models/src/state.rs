@@ -1,0 +1,114 @@
+//! Modules to state dicts and back, strictly.
+//!
+//! A parameter's name is its path of field names. Two conventions make the paths equal the
+//! reference's keys: an enum's variant adds no segment, and a field `_3` stands for index `3` of a
+//! `torch.nn.Sequential`.
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Tensor, TensorData};
+use samclip_weights::{StateDict, TensorData as StoredTensor, check_strict};
+
+use crate::ModelError;
+
+/// Name and shape of each parameter, in the module's order.
+pub fn named_shapes<M: Module>(module: &M) -> Vec<(String, Vec<usize>)> {
+    let mut visitor = Visit { path: Path::default(), each: |name, shape: Vec<usize>, _| (name, shape), out: vec![] };
+    module.visit(&mut visitor);
+    visitor.out
+}
+
+/// Name, shape and f32 values of each parameter, in the module's order.
+pub fn named_values<M: Module>(module: &M) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+    let each = |name, shape, values: &dyn Fn() -> Vec<f32>| (name, shape, values());
+    let mut visitor = Visit { path: Path::default(), each, out: vec![] };
+    module.visit(&mut visitor);
+    visitor.out
+}
+
+/// Number of parameters, buffers included.
+pub fn parameter_count<M: Module>(module: &M) -> usize {
+    named_shapes(module).iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
+}
+
+/// The module as a checkpoint in f32.
+pub fn state_dict<M: Module>(module: &M) -> StateDict {
+    let mut state = StateDict::new();
+    for (name, shape, values) in named_values(module) {
+        state.insert(name, StoredTensor::from_f32(&shape, &values));
+    }
+    state
+}
+
+/// Replaces every parameter by the checkpoint's, which must hold exactly the module's names and
+/// shapes and finite values.
+pub fn load<M: Module>(module: M, state: &StateDict) -> Result<M, ModelError> {
+    check_strict(&named_shapes(&module), state)?;
+    Ok(module.map(&mut Load { path: Path::default(), state }))
+}
+
+#[derive(Default)]
+struct Path(Vec<Option<String>>);
+
+impl Path {
+    fn enter(&mut self, name: &str, container: &str) {
+        let segment = match name.strip_prefix('_') {
+            Some(index) if index.bytes().all(|b| b.is_ascii_digit()) => index,
+            _ => name,
+        };
+        self.0.push((!container.starts_with("Enum")).then(|| segment.to_string()));
+    }
+
+    fn exit(&mut self) {
+        self.0.pop();
+    }
+
+    fn name(&self) -> String {
+        self.0.iter().flatten().map(String::as_str).collect::<Vec<_>>().join(".")
+    }
+}
+
+struct Visit<T, F: FnMut(String, Vec<usize>, &dyn Fn() -> Vec<f32>) -> T> {
+    path: Path,
+    each: F,
+    out: Vec<T>,
+}
+
+impl<T, F: FnMut(String, Vec<usize>, &dyn Fn() -> Vec<f32>) -> T> ModuleVisitor for Visit<T, F> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.exit();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let tensor = param.val();
+        let values = || tensor.clone().try_into_vec_as::<f32>().expect("parameters are f32");
+        self.out.push((self.each)(self.path.name(), tensor.dims().to_vec(), &values));
+    }
+}
+
+struct Load<'a> {
+    path: Path,
+    state: &'a StateDict,
+}
+
+impl ModuleMapper for Load<'_> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.exit();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let stored = self.state.get(&self.path.name()).expect("checked by `check_strict`");
+        let data = TensorData::new(stored.to_f32(), stored.shape().to_vec());
+        param.map(|old| {
+            let grad = old.is_require_grad();
+            Tensor::from_data(data, &old.device()).set_require_grad(grad)
+        })
+    }
+}
