@@ -1,1 +1,25 @@
 //! Datasets (one file each), augmentation and the seeded, resumable loader.
+//!
+//! The path of a training sample: file -> [`Dataset::get`] -> [`Sample`] -> [`augment::Geometry`]
+//! -> [`TrainItem`] at a square side -> [`loader::Batch`]. Every random number comes from a
+//! ChaCha generator seeded with (seed, epoch, index), so threads change speed, never results.
+
+pub mod augment;
+pub mod captions;
+mod dataset;
+mod error;
+pub mod file_list;
+pub mod image_folder;
+mod item;
+pub mod loader;
+pub mod mask_folder;
+pub mod names;
+mod objects;
+pub mod prompts;
+pub mod sa1b;
+pub mod voc;
+
+pub use dataset::{Dataset, IGNORE, Sample, open};
+pub use error::DataError;
+pub use item::{Targets, TrainItem};
+pub use objects::{Object, objects};

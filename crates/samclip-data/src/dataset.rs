@@ -1,0 +1,118 @@
+//! What every dataset gives: a name, a length, class names and samples by index.
+
+use crate::{DataError, captions, image_folder, mask_folder, sa1b, voc};
+use samclip_image::{DecodeLimits, Image, LabelMap, Mask};
+use std::path::Path;
+
+/// The label value that belongs to no class and is left out of losses and metrics.
+pub const IGNORE: u8 = 255;
+
+/// One annotated photo, in original pixels.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    /// Stable name within the dataset (file stem or relative path).
+    pub id: String,
+    /// The photo.
+    pub image: Image,
+    /// Class index per pixel, [`IGNORE`] where nobody knows.
+    pub labels: Option<LabelMap>,
+    /// Class-less segments or instances.
+    pub masks: Vec<Mask>,
+    /// Classes that are present, ascending, background excluded.
+    pub class_ids: Vec<usize>,
+    /// Sentences about the photo.
+    pub captions: Vec<String>,
+}
+
+/// A list of annotated photos. Order, shuffling and resuming are the loader's business.
+pub trait Dataset: Send + Sync {
+    /// The dataset's name, as recipes and reports spell it.
+    fn name(&self) -> &str;
+    /// Number of samples.
+    fn len(&self) -> usize;
+    /// Whether there are no samples.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Reads sample `index`.
+    ///
+    /// # Errors
+    /// A missing or corrupt file, a mask of another size than its photo, an index beyond the end.
+    fn get(&self, index: usize) -> Result<Sample, DataError>;
+    /// Class names; the index is the label value. Empty for class-less data.
+    fn class_names(&self) -> &[String];
+    /// The class that means "none of the others", if the dataset has one.
+    fn background(&self) -> Option<usize>;
+}
+
+/// Opens one of the known datasets below `data` by the name that recipes use:
+/// `voc`, `ccp`, `camvid`, `bsds_sa1b`, `imagenet_sample`, `flickr8k`.
+///
+/// # Errors
+/// An unknown name, or what the dataset's own `open` reports.
+pub fn open(data: &Path, name: &str, split: &str) -> Result<Box<dyn Dataset>, DataError> {
+    let root = data.join(name);
+    Ok(match name {
+        "voc" => Box::new(voc::Voc::open(&root, split)?),
+        "ccp" => Box::new(mask_folder::MaskFolder::ccp(&root, split)?),
+        "camvid" => Box::new(mask_folder::MaskFolder::camvid(&root, split)?),
+        "bsds_sa1b" => Box::new(sa1b::Sa1b::open(&root.join(split))?),
+        "imagenet_sample" => Box::new(image_folder::ImageFolder::open(&root.join(split))?),
+        "flickr8k" => Box::new(captions::Captions::open(&root)?),
+        _ => {
+            return Err(DataError::Config(format!(
+                "unknown dataset `{name}`, expected voc, ccp, camvid, bsds_sa1b, imagenet_sample or flickr8k"
+            )));
+        }
+    })
+}
+
+pub(crate) fn open_image(path: &Path) -> Result<Image, DataError> {
+    Ok(Image::open(path, &DecodeLimits::default())?)
+}
+
+/// Reads a label map and checks its size against the photo and its values against the classes.
+/// `void` is a label value that stands for "unknown" in the file; it becomes [`IGNORE`].
+pub(crate) fn open_labels(
+    path: &Path,
+    image: &Image,
+    classes: usize,
+    void: Option<usize>,
+) -> Result<LabelMap, DataError> {
+    let mut labels = LabelMap::open(path)?;
+    if (labels.width, labels.height) != (image.width(), image.height()) {
+        return Err(DataError::SizeMismatch {
+            mask: (labels.width, labels.height),
+            image: (image.width(), image.height()),
+            path: path.to_owned(),
+        });
+    }
+    for value in &mut labels.data {
+        if Some(usize::from(*value)) == void {
+            *value = IGNORE;
+        }
+        if *value != IGNORE && usize::from(*value) >= classes {
+            return Err(DataError::format(
+                path,
+                format!("expected label values below {classes} or 255, found {value}"),
+            ));
+        }
+    }
+    Ok(labels)
+}
+
+/// The classes of a label map, ascending, without background and [`IGNORE`].
+pub(crate) fn present_classes(labels: &LabelMap, background: Option<usize>) -> Vec<usize> {
+    let mut seen = [false; 256];
+    for &value in &labels.data {
+        seen[usize::from(value)] = true;
+    }
+    (0..usize::from(IGNORE)).filter(|&c| seen[c] && Some(c) != background).collect()
+}
+
+pub(crate) fn check_index(dataset: &dyn Dataset, index: usize) -> Result<(), DataError> {
+    if index < dataset.len() {
+        return Ok(());
+    }
+    Err(DataError::OutOfRange { dataset: dataset.name().into(), index, len: dataset.len() })
+}

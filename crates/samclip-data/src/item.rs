@@ -1,0 +1,109 @@
+//! A training sample at its final size.
+
+use crate::augment::{Augment, Frame};
+use crate::dataset::present_classes;
+use crate::{Dataset, IGNORE, Sample, objects};
+use rand::Rng;
+use rand::seq::index;
+use samclip_image::{Image, LabelMap, Mask, Normalization};
+use serde::{Deserialize, Serialize};
+
+/// Which masks a training sample carries.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Targets {
+    /// Whether connected components of the labels are added to the masks.
+    pub objects: bool,
+    /// Masks below this part of the square are dropped.
+    pub min_fraction: f64,
+    /// At most this many masks, drawn without replacement.
+    pub max_masks: usize,
+}
+
+impl Default for Targets {
+    fn default() -> Self {
+        Self { objects: true, min_fraction: 0.002, max_masks: 64 }
+    }
+}
+
+/// An augmented sample of S x S pixels.
+#[derive(Debug, Clone)]
+pub struct TrainItem {
+    /// Position of the dataset in the loader's list.
+    pub source: usize,
+    /// Index of the sample in its dataset.
+    pub index: usize,
+    /// The sample's name.
+    pub id: String,
+    /// The photo, S x S.
+    pub image: Image,
+    /// Width and height of the photo inside the square; the rest is padding.
+    pub content: (usize, usize),
+    /// Labels, S x S, [`IGNORE`] in the padding.
+    pub labels: Option<LabelMap>,
+    /// Segments and objects, S x S each.
+    pub masks: Vec<Mask>,
+    /// The class of each mask, none for class-less segments.
+    pub mask_classes: Vec<Option<usize>>,
+    /// Classes present in the crop (for photos without labels: the photo's).
+    pub class_ids: Vec<usize>,
+    /// Sentences about the photo.
+    pub captions: Vec<String>,
+}
+
+impl TrainItem {
+    /// Augments a sample of `dataset` and picks its masks.
+    pub fn new(
+        dataset: &dyn Dataset,
+        (source, index): (usize, usize),
+        sample: Sample,
+        augment: &Augment,
+        (side, targets): (usize, &Targets),
+        rng: &mut impl Rng,
+    ) -> Self {
+        let (sample, frame) = augment.apply(sample, side, rng);
+        let Frame { out_w, out_h, .. } = frame;
+        let Sample { id, image, labels, masks, class_ids, captions } = sample;
+        let background = dataset.background();
+        let least = targets.min_fraction * (side * side) as f64;
+        let mut found: Vec<(Option<usize>, Mask)> = masks.into_iter().map(|m| (None, m)).collect();
+        found.retain(|(_, m)| m.data.iter().filter(|&&b| b).count() as f64 >= least.max(1.0));
+        if let Some(labels) = labels.as_ref().filter(|_| targets.objects) {
+            let components = objects(labels, background, IGNORE, targets.min_fraction);
+            found.extend(components.into_iter().map(|(class, mask)| (Some(class), mask)));
+        }
+        if found.len() > targets.max_masks {
+            let mut keep = index::sample(rng, found.len(), targets.max_masks).into_vec();
+            keep.sort_unstable();
+            let mut keep = keep.into_iter().peekable();
+            let mut i = 0;
+            found.retain(|_| (keep.next_if_eq(&i).is_some(), i += 1).0);
+        }
+        let class_ids = labels.as_ref().map_or(class_ids, |l| present_classes(l, background));
+        let (mask_classes, masks) = found.into_iter().unzip();
+        let content = (out_w, out_h);
+        Self { source, index, id, image, content, labels, masks, mask_classes, class_ids, captions }
+    }
+
+    /// Writes the normalised photo as CHW f32; the padding is zero. `out` has 3 * S * S elements.
+    ///
+    /// # Panics
+    /// If `out` has another length.
+    pub fn write_pixels(&self, normalization: &Normalization, out: &mut [f32]) {
+        let (side, data) = (self.image.width(), self.image.data());
+        let plane = side * side;
+        assert_eq!(out.len(), 3 * plane, "3 x S x S elements");
+        out.fill(0.0);
+        let Normalization { mean, std, scale } = normalization;
+        for (channel, out) in out.chunks_exact_mut(plane).enumerate() {
+            let (mean, std) = (mean[channel], std[channel]);
+            let table: [f32; 256] = std::array::from_fn(|v| (v as f32 / scale - mean) / std);
+            for y in 0..self.content.1 {
+                let line = data[y * side * 3..][..self.content.0 * 3].chunks_exact(3);
+                for (value, pixel) in out[y * side..].iter_mut().zip(line) {
+                    *value = table[usize::from(pixel[channel])];
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! The seeded, resumable loader: an endless stream of batches over several datasets.
+//!
+//! The stream is a sequence of slots; slot `index` of epoch `epoch` names a dataset and a sample
+//! and seeds its own generator, both pure functions of (seed, epoch, index). Worker threads
+//! prefetch slots; the consumer takes them in order, so a run that is stopped at a
+//! [`Position`] and continued there sees what an uninterrupted run sees.
+
+use crate::augment::Augment;
+use crate::item::Targets;
+use crate::{DataError, Dataset, TrainItem};
+use rand::SeedableRng;
+use rand::distr::{Distribution, weighted::WeightedIndex};
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use samclip_image::Normalization;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+/// A dataset in the mix.
+#[derive(Clone)]
+pub struct Source {
+    /// The samples.
+    pub dataset: Arc<dyn Dataset>,
+    /// Relative frequency under [`Mixing::Weighted`].
+    pub weight: f64,
+    /// An augmentation of its own, instead of the loader's.
+    pub augment: Option<Augment>,
+}
+
+impl Source {
+    /// A dataset with a weight and the loader's augmentation.
+    pub fn new(dataset: impl Into<Arc<dyn Dataset>>, weight: f64) -> Self {
+        Self { dataset: dataset.into(), weight, augment: None }
+    }
+}
+
+/// What one epoch is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Mixing {
+    /// Every sample of every dataset once, shuffled together.
+    Concat,
+    /// `epoch_len` draws: the dataset by weight, its samples in a shuffled round.
+    Weighted {
+        /// Draws in an epoch.
+        epoch_len: usize,
+    },
+}
+
+/// Everything that decides the stream, and how it is read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoaderConfig {
+    /// Seed of the order and of every sample.
+    pub seed: u64,
+    /// Side of the square in pixels.
+    pub side: usize,
+    /// Samples in a batch.
+    pub batch_size: usize,
+    /// Augmentation of the sources that have none of their own.
+    pub augment: Augment,
+    /// What an epoch is.
+    pub mixing: Mixing,
+    /// Masks of a sample.
+    #[serde(default)]
+    pub targets: Targets,
+    /// Prefetching threads; 0 reads on the caller's thread.
+    pub workers: usize,
+    /// Batches that may wait ready.
+    pub prefetch: usize,
+    /// Unreadable samples are skipped and counted; one more than this is an error.
+    pub max_skipped: usize,
+}
+
+/// Where the stream stands: the next slot to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// Seed of the stream.
+    pub seed: u64,
+    /// Epochs completed.
+    pub epoch: u64,
+    /// Slots taken in this epoch.
+    pub index: u64,
+}
+
+/// Samples of one step.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// The samples, in stream order.
+    pub items: Vec<TrainItem>,
+    /// Side of the square in pixels.
+    pub side: usize,
+}
+
+impl Batch {
+    /// The normalised photos as [B, 3, S, S] f32, padding zero.
+    pub fn pixels(&self, normalization: &Normalization) -> Vec<f32> {
+        let item = 3 * self.side * self.side;
+        let mut out = vec![0.0; self.items.len() * item];
+        for (item, out) in self.items.iter().zip(out.chunks_exact_mut(item)) {
+            item.write_pixels(normalization, out);
+        }
+        out
+    }
+}
+
+/// The stream of batches.
+pub struct Loader {
+    stream: Arc<Stream>,
+    slot: u64,
+    skipped: usize,
+    pool: Option<Pool>,
+}
+
+impl Loader {
+    /// Starts at the beginning of epoch 0.
+    ///
+    /// # Errors
+    /// No samples, a weight that is not positive, a zero size, or a bad augmentation.
+    pub fn new(sources: Vec<Source>, config: LoaderConfig) -> Result<Self, DataError> {
+        let stream = Arc::new(Stream::new(sources, config)?);
+        let mut loader = Self { stream, slot: 0, skipped: 0, pool: None };
+        loader.start();
+        Ok(loader)
+    }
+
+    /// The next batch; unreadable samples are skipped and the following ones take their place.
+    ///
+    /// # Errors
+    /// More unreadable samples than `max_skipped` since the loader was made.
+    pub fn next_batch(&mut self) -> Result<Batch, DataError> {
+        let config = &self.stream.config;
+        let mut items = Vec::with_capacity(config.batch_size);
+        while items.len() < config.batch_size {
+            let read = match &self.pool {
+                Some(pool) => pool.take(self.slot),
+                None => self.stream.read(self.slot),
+            };
+            self.slot += 1;
+            match read {
+                Ok(item) => items.push(item),
+                Err(error) => {
+                    self.skipped += 1;
+                    if self.skipped > config.max_skipped {
+                        let (skipped, limit) = (self.skipped, config.max_skipped);
+                        return Err(DataError::TooManyCorrupt { skipped, limit, last: error.to_string() });
+                    }
+                }
+            }
+        }
+        Ok(Batch { items, side: config.side })
+    }
+
+    /// Where the next batch starts.
+    pub fn position(&self) -> Position {
+        let len = self.stream.epoch_len;
+        Position { seed: self.stream.config.seed, epoch: self.slot / len, index: self.slot % len }
+    }
+
+    /// Continues at a position that [`Loader::position`] gave.
+    ///
+    /// # Errors
+    /// A position of another seed, or beyond the epoch's end: it belongs to another stream.
+    pub fn seek(&mut self, position: Position) -> Result<(), DataError> {
+        let (seed, len) = (self.stream.config.seed, self.stream.epoch_len);
+        if position.seed != seed || position.index >= len {
+            return Err(DataError::Config(format!(
+                "position (seed {}, index {}) is not of this stream (seed {seed}, {len} samples an epoch)",
+                position.seed, position.index
+            )));
+        }
+        self.slot = position.epoch * len + position.index;
+        self.start();
+        Ok(())
+    }
+
+    /// Samples in an epoch.
+    pub fn epoch_len(&self) -> usize {
+        self.stream.epoch_len as usize
+    }
+
+    /// Unreadable samples so far.
+    pub fn skipped(&self) -> usize {
+        self.skipped
+    }
+
+    fn start(&mut self) {
+        self.pool = None; // joins the threads of the old position
+        let config = &self.stream.config;
+        if config.workers > 0 {
+            let window = (config.prefetch.max(1) * config.batch_size) as u64;
+            self.pool = Some(Pool::start(&self.stream, self.slot, config.workers, window));
+        }
+    }
+}
+
+/// (source, sample) of every slot of an epoch.
+type Order = Arc<Vec<(u32, u32)>>;
+
+/// The pure part: slot -> item.
+struct Stream {
+    sources: Vec<Source>,
+    config: LoaderConfig,
+    epoch_len: u64,
+    orders: Mutex<BTreeMap<u64, Order>>,
+}
+
+impl Stream {
+    fn new(sources: Vec<Source>, config: LoaderConfig) -> Result<Self, DataError> {
+        let bad = |message: &str| Err(DataError::Config(message.into()));
+        if sources.is_empty() || sources.iter().any(|s| s.dataset.is_empty()) {
+            return bad("a loader needs at least one dataset, and no empty one");
+        }
+        if sources.iter().any(|s| !(s.weight > 0.0 && s.weight.is_finite())) {
+            return bad("dataset weights must be positive");
+        }
+        if config.side == 0 || config.batch_size == 0 {
+            return bad("`side` and `batch_size` must be at least 1");
+        }
+        for augment in sources.iter().filter_map(|s| s.augment.as_ref()).chain([&config.augment]) {
+            augment.check()?;
+        }
+        let epoch_len = match config.mixing {
+            Mixing::Concat => sources.iter().map(|s| s.dataset.len()).sum(),
+            Mixing::Weighted { epoch_len } => epoch_len,
+        };
+        if epoch_len == 0 {
+            return bad("`epoch_len` must be at least 1");
+        }
+        Ok(Self { sources, config, epoch_len: epoch_len as u64, orders: Mutex::default() })
+    }
+
+    fn read(&self, slot: u64) -> Result<TrainItem, DataError> {
+        let (epoch, index) = (slot / self.epoch_len, slot % self.epoch_len);
+        let (source, sample) = self.order(epoch)[index as usize];
+        let (source, sample) = (source as usize, sample as usize);
+        let Source { dataset, augment, .. } = &self.sources[source];
+        let config = &self.config;
+        let work = || {
+            let mut rng = generator(config.seed, epoch, index, 1);
+            let augment = augment.as_ref().unwrap_or(&config.augment);
+            let read = dataset.get(sample)?;
+            let dataset = dataset.as_ref();
+            let target = (config.side, &config.targets);
+            Ok(TrainItem::new(dataset, (source, sample), read, augment, target, &mut rng))
+        };
+        // a panic in a decoder must not leave the consumer waiting for ever
+        catch_unwind(AssertUnwindSafe(work))
+            .unwrap_or_else(|_| Err(DataError::Panicked { dataset: dataset.name().into(), index: sample }))
+    }
+
+    fn order(&self, epoch: u64) -> Order {
+        let mut orders = lock(&self.orders);
+        if let Some(order) = orders.get(&epoch) {
+            return order.clone();
+        }
+        let lengths: Vec<usize> = self.sources.iter().map(|s| s.dataset.len()).collect();
+        let weights: Vec<f64> = self.sources.iter().map(|s| s.weight).collect();
+        let order = Arc::new(epoch_order(self.config.mixing, &lengths, &weights, self.config.seed, epoch));
+        orders.insert(epoch, order.clone());
+        while orders.len() > 3 {
+            orders.pop_first(); // workers may straddle an epoch's end, not more
+        }
+        order
+    }
+}
+
+/// The order of an epoch, a pure function of its arguments.
+fn epoch_order(mixing: Mixing, lengths: &[usize], weights: &[f64], seed: u64, epoch: u64) -> Vec<(u32, u32)> {
+    let mut rng = generator(seed, epoch, 0, 0);
+    let all = |source: usize| (0..lengths[source] as u32).map(move |i| (source as u32, i));
+    match mixing {
+        Mixing::Concat => {
+            let mut order: Vec<_> = (0..lengths.len()).flat_map(all).collect();
+            order.shuffle(&mut rng);
+            order
+        }
+        Mixing::Weighted { epoch_len } => {
+            let Ok(draw) = WeightedIndex::new(weights) else { return vec![(0, 0); epoch_len] };
+            let mut rounds: Vec<Vec<(u32, u32)>> = vec![Vec::new(); lengths.len()];
+            let mut next = |rng: &mut ChaCha8Rng| {
+                let source = draw.sample(rng);
+                if rounds[source].is_empty() {
+                    rounds[source] = all(source).collect();
+                    rounds[source].shuffle(rng);
+                }
+                rounds[source].pop().unwrap_or((source as u32, 0))
+            };
+            (0..epoch_len).map(|_| next(&mut rng)).collect()
+        }
+    }
+}
+
+/// The generator of one slot; `purpose` separates the order from the samples.
+fn generator(seed: u64, epoch: u64, index: u64, purpose: u64) -> ChaCha8Rng {
+    let mut key = [0; 32];
+    for (part, value) in key.chunks_exact_mut(8).zip([seed, epoch, index, purpose]) {
+        part.copy_from_slice(&value.to_le_bytes());
+    }
+    ChaCha8Rng::from_seed(key)
+}
+
+/// Threads that read ahead of the consumer.
+struct Pool {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    /// The next slot that nobody has begun.
+    next: u64,
+    /// The first slot that may not be begun yet.
+    end: u64,
+    ready: BTreeMap<u64, Result<TrainItem, DataError>>,
+    stop: bool,
+}
+
+impl Pool {
+    fn start(stream: &Arc<Stream>, slot: u64, workers: usize, window: u64) -> Self {
+        let state = State { next: slot, end: slot + window, ready: BTreeMap::new(), stop: false };
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
+        let spawn = |_| {
+            let (stream, shared) = (stream.clone(), shared.clone());
+            std::thread::spawn(move || shared.work(&stream))
+        };
+        Self { threads: (0..workers).map(spawn).collect(), shared }
+    }
+
+    /// Waits for `slot` and moves the window one on.
+    fn take(&self, slot: u64) -> Result<TrainItem, DataError> {
+        let mut state = lock(&self.shared.state);
+        loop {
+            if let Some(read) = state.ready.remove(&slot) {
+                state.end += 1;
+                self.shared.changed.notify_all();
+                return read;
+            }
+            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Shared {
+    fn work(&self, stream: &Stream) {
+        let mut state = lock(&self.state);
+        loop {
+            if state.stop {
+                return;
+            }
+            if state.next >= state.end {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let slot = state.next;
+            state.next += 1;
+            drop(state);
+            let read = stream.read(slot);
+            state = lock(&self.state);
+            state.ready.insert(slot, read);
+            self.changed.notify_all();
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        lock(&self.shared.state).stop = true;
+        self.shared.changed.notify_all();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

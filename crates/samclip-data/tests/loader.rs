@@ -1,0 +1,207 @@
+//! The loader's order, exact resuming, worker independence, mixing and corrupt samples.
+
+use samclip_data::augment::{Augment, ColorJitter, Geometry};
+use samclip_data::loader::{Batch, Loader, LoaderConfig, Mixing, Source};
+use samclip_data::{DataError, Dataset, Sample, Targets};
+use samclip_image::{Image, LabelMap, Mask, Normalization};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// `len` photos whose pixels tell dataset and index; every `bad`-th cannot be read.
+struct Toy {
+    name: &'static str,
+    len: usize,
+    bad: usize,
+    panics: bool,
+}
+
+impl Dataset for Toy {
+    fn name(&self) -> &str {
+        self.name
+    }
+    fn len(&self) -> usize {
+        self.len
+    }
+    fn get(&self, index: usize) -> Result<Sample, DataError> {
+        if self.bad > 0 && index % self.bad == 0 {
+            assert!(!self.panics, "a decoder's bug");
+            return Err(DataError::Config(format!("corrupt {index}")));
+        }
+        std::thread::sleep(std::time::Duration::from_micros((index as u64 * 37) % 300)); // finish out of order
+        let (w, h) = (40, 30);
+        let data = (0..w * h * 3).map(|i| (i * 7 + index * 13) as u8).collect();
+        let labels = (0..w * h).map(|i| u8::from(i % w > 10) + u8::from(i / w > 20)).collect();
+        let mask = Mask { width: w, height: h, data: (0..w * h).map(|i| i % 3 == 0).collect() };
+        Ok(Sample {
+            id: format!("{}{index}", self.name),
+            image: Image::new(w, h, data)?,
+            labels: Some(LabelMap { width: w, height: h, data: labels }),
+            masks: vec![mask; 5],
+            class_ids: vec![1, 2],
+            captions: vec![],
+        })
+    }
+    fn class_names(&self) -> &[String] {
+        &[]
+    }
+    fn background(&self) -> Option<usize> {
+        Some(0)
+    }
+}
+
+fn source(name: &'static str, len: usize, bad: usize, weight: f64) -> Source {
+    Source::new(Arc::new(Toy { name, len, bad, panics: false }) as Arc<dyn Dataset>, weight)
+}
+
+fn config(mixing: Mixing, workers: usize) -> LoaderConfig {
+    let geometry = Geometry::RandomResizedCrop { scale: [0.3, 1.0], ratio: [0.75, 1.34] };
+    let color = ColorJitter { brightness: 0.3, contrast: 0.3, saturation: 0.3 };
+    let augment = Augment { geometry, hflip: 0.5, color, ..Augment::SQUASH };
+    let targets = Targets { objects: true, min_fraction: 0.01, max_masks: 4 };
+    LoaderConfig { seed: 5, side: 16, batch_size: 4, augment, mixing, targets, workers, prefetch: 3, max_skipped: 0 }
+}
+
+fn loader(workers: usize) -> Loader {
+    let sources = vec![source("a", 11, 0, 3.0), source("b", 6, 0, 1.0)];
+    Loader::new(sources, config(Mixing::Concat, workers)).unwrap()
+}
+
+/// Everything a batch holds, for comparing bit by bit.
+fn print(batch: &Batch) -> String {
+    let item = |i: &samclip_data::TrainItem| {
+        let masks: Vec<&Vec<bool>> = i.masks.iter().map(|m| &m.data).collect();
+        format!("{} {:?} {:?} {masks:?} {:?} {:?}", i.id, i.image.data(), i.labels.as_ref().map(|l| &l.data), i.mask_classes, i.class_ids)
+    };
+    batch.items.iter().map(item).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn threads_do_not_change_the_stream() {
+    let mut streams = [0, 1, 2, 3].map(loader);
+    for _ in 0..12 {
+        let [a, b, c, d] = streams.each_mut().map(|l| print(&l.next_batch().unwrap()));
+        assert!(a == b && a == c && a == d);
+    }
+}
+
+#[test]
+fn resuming_equals_not_stopping() {
+    for workers in [0, 2] {
+        let mut whole = loader(workers);
+        let expected: Vec<String> = (0..14).map(|_| print(&whole.next_batch().unwrap())).collect();
+        for stop in [0, 3, 4, 9] {
+            // 17 samples an epoch, batches of 4: the stops lie in three epochs, one mid-batch
+            let mut first = loader(workers);
+            (0..stop).for_each(|_| drop(first.next_batch().unwrap()));
+            let text = serde_json::to_string(&first.position()).unwrap();
+            drop(first);
+            let mut second = loader(workers);
+            second.next_batch().unwrap(); // a position of its own, and prefetched slots to forget
+            second.seek(serde_json::from_str(&text).unwrap()).unwrap();
+            for expected in &expected[stop..] {
+                assert_eq!(&print(&second.next_batch().unwrap()), expected);
+            }
+            assert_eq!(second.position(), whole.position());
+        }
+    }
+    let mut other = loader(0);
+    let mut position = other.position();
+    position.seed += 1;
+    assert!(other.seek(position).is_err());
+}
+
+#[test]
+fn an_epoch_is_every_sample_once_in_a_new_order() {
+    let mut loader = loader(2);
+    assert_eq!(loader.epoch_len(), 17);
+    let ids: Vec<String> = (0..17).flat_map(|_| loader.next_batch().unwrap().items).map(|i| i.id).collect();
+    let epochs: Vec<&[String]> = ids.chunks_exact(17).collect();
+    assert_eq!(epochs.len(), 4);
+    for epoch in &epochs {
+        let mut sorted = epoch.to_vec();
+        sorted.sort();
+        sorted.dedup();
+        assert_eq!(sorted.len(), 17);
+    }
+    assert!(epochs[0] != epochs[1] && epochs[1] != epochs[2]);
+}
+
+#[test]
+fn the_same_sample_is_augmented_anew_each_epoch() {
+    let mut loader = loader(1);
+    let mut seen: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
+    for item in (0..17).flat_map(|_| loader.next_batch().unwrap().items) {
+        seen.entry(item.id).or_default().push(item.image.data().to_vec());
+    }
+    assert!(seen.values().all(|views| views.len() == 4 && views[0] != views[1] && views[1] != views[2]));
+}
+
+#[test]
+fn weights_decide_the_mix_and_small_sets_go_round() {
+    let sources = vec![source("a", 1000, 0, 3.0), source("b", 5, 0, 1.0)];
+    let mut loader = Loader::new(sources, config(Mixing::Weighted { epoch_len: 400 }, 2)).unwrap();
+    let mut count: BTreeMap<String, usize> = BTreeMap::new();
+    for item in (0..100).flat_map(|_| loader.next_batch().unwrap().items) {
+        *count.entry(item.id).or_default() += 1;
+    }
+    let b: Vec<usize> = count.iter().filter(|(id, _)| id.starts_with('b')).map(|(_, &n)| n).collect();
+    assert!((70..130).contains(&b.iter().sum::<usize>()), "{b:?}"); // 100 expected
+    assert!(b.len() == 5 && b.iter().max().unwrap() - b.iter().min().unwrap() <= 1, "{b:?}");
+    assert!(count.iter().filter(|(id, _)| id.starts_with('a')).all(|(_, &n)| n == 1));
+}
+
+#[test]
+fn corrupt_samples_are_skipped_up_to_the_limit() {
+    for panics in [false, true] {
+        let make = |max_skipped, workers| {
+            let toy = Toy { name: "a", len: 12, bad: 5, panics }; // 0, 5 and 10 are corrupt
+            let sources = vec![Source::new(Arc::new(toy) as Arc<dyn Dataset>, 1.0)];
+            Loader::new(sources, LoaderConfig { max_skipped, ..config(Mixing::Concat, workers) }).unwrap()
+        };
+        let mut loader = make(6, 2);
+        let ids: Vec<String> = (0..4).flat_map(|_| loader.next_batch().unwrap().items).map(|i| i.id).collect();
+        assert_eq!(ids.len(), 16);
+        assert!(!ids.iter().any(|i| ["a0", "a5", "a10"].contains(&i.as_str())));
+        assert!((3..=6).contains(&loader.skipped()));
+        let mut strict = make(2, 1);
+        let error = (0..4).find_map(|_| strict.next_batch().err()).unwrap();
+        assert!(error.to_string().contains("the limit is 2"), "{error}");
+        assert!(error.hint().is_some());
+    }
+}
+
+#[test]
+fn items_hold_masks_classes_and_normalised_pixels() {
+    let mut loader = loader(0);
+    let batch = loader.next_batch().unwrap();
+    for item in &batch.items {
+        assert!(item.masks.len() <= 4 && item.masks.len() == item.mask_classes.len());
+        for (mask, class) in item.masks.iter().zip(&item.mask_classes) {
+            let Some(class) = class else { continue };
+            let labels = &item.labels.as_ref().unwrap().data;
+            assert!(mask.data.iter().zip(labels).all(|(&m, &l)| !m || usize::from(l) == *class));
+        }
+    }
+    let pixels = batch.pixels(&Normalization { mean: [127.5; 3], std: [127.5; 3], scale: 1.0 });
+    assert_eq!(pixels.len(), 4 * 3 * 16 * 16);
+    let (b, c, y, x) = (2, 1, 5, 9);
+    let value = f32::from(batch.items[b].image.data()[(y * 16 + x) * 3 + c]) / 127.5 - 1.0;
+    assert!((pixels[((b * 3 + c) * 16 + y) * 16 + x] - value).abs() < 1e-6);
+}
+
+#[test]
+fn wrong_configurations_are_errors() {
+    let with = |change: fn(&mut LoaderConfig)| {
+        let mut c = config(Mixing::Concat, 0);
+        change(&mut c);
+        Loader::new(vec![source("a", 3, 0, 1.0)], c).err()
+    };
+    assert!(with(|_| ()).is_none());
+    assert!(with(|c| c.side = 0).is_some());
+    assert!(with(|c| c.batch_size = 0).is_some());
+    assert!(with(|c| c.augment.hflip = 2.0).is_some());
+    assert!(with(|c| c.mixing = Mixing::Weighted { epoch_len: 0 }).is_some());
+    assert!(Loader::new(vec![], config(Mixing::Concat, 0)).is_err());
+    assert!(Loader::new(vec![source("a", 0, 0, 1.0)], config(Mixing::Concat, 0)).is_err());
+    assert!(Loader::new(vec![source("a", 1, 0, 0.0)], config(Mixing::Concat, 0)).is_err());
+}
