@@ -26,6 +26,19 @@ impl Default for Targets {
     }
 }
 
+/// Segments in the frame, in random order, until there are enough that are large enough.
+fn draw_segments(
+    segments: &[Mask],
+    frame: &Frame,
+    targets: &Targets,
+    rng: &mut impl Rng,
+) -> Vec<(Option<usize>, Mask)> {
+    let least = (targets.min_fraction * (frame.side * frame.side) as f64).max(1.0);
+    let order = index::sample(rng, segments.len(), segments.len());
+    let framed = order.iter().map(|i| frame.mask(&segments[i]));
+    framed.filter(|m| m.area() as f64 >= least).take(targets.max_masks).map(|m| (None, m)).collect()
+}
+
 /// An augmented sample of S x S pixels.
 #[derive(Debug, Clone)]
 pub struct TrainItem {
@@ -56,18 +69,17 @@ impl TrainItem {
     pub fn new(
         dataset: &dyn Dataset,
         (source, index): (usize, usize),
-        sample: Sample,
+        mut sample: Sample,
         augment: &Augment,
         (side, targets): (usize, &Targets),
         rng: &mut impl Rng,
     ) -> Self {
+        let segments = std::mem::take(&mut sample.masks); // few of them are wanted: the frame comes after the draw
         let (sample, frame) = augment.apply(sample, side, rng);
         let Frame { out_w, out_h, .. } = frame;
-        let Sample { id, image, labels, masks, class_ids, captions } = sample;
+        let Sample { id, image, labels, class_ids, captions, .. } = sample;
         let background = dataset.background();
-        let least = targets.min_fraction * (side * side) as f64;
-        let mut found: Vec<(Option<usize>, Mask)> = masks.into_iter().map(|m| (None, m)).collect();
-        found.retain(|(_, m)| m.data.iter().filter(|&&b| b).count() as f64 >= least.max(1.0));
+        let mut found = draw_segments(&segments, &frame, targets, rng);
         if let Some(labels) = labels.as_ref().filter(|_| targets.objects) {
             let components = objects(labels, background, IGNORE, targets.min_fraction);
             found.extend(components.into_iter().map(|(class, mask)| (Some(class), mask)));
@@ -75,9 +87,8 @@ impl TrainItem {
         if found.len() > targets.max_masks {
             let mut keep = index::sample(rng, found.len(), targets.max_masks).into_vec();
             keep.sort_unstable();
-            let mut keep = keep.into_iter().peekable();
-            let mut i = 0;
-            found.retain(|_| (keep.next_if_eq(&i).is_some(), i += 1).0);
+            let mut i = 0..found.len();
+            found.retain(|_| i.next().is_some_and(|i| keep.binary_search(&i).is_ok()));
         }
         let class_ids = labels.as_ref().map_or(class_ids, |l| present_classes(l, background));
         let (mask_classes, masks) = found.into_iter().unzip();

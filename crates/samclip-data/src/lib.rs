@@ -22,4 +22,4 @@ pub mod voc;
 pub use dataset::{Dataset, IGNORE, Sample, open};
 pub use error::DataError;
 pub use item::{Targets, TrainItem};
-pub use objects::{Object, objects};
+pub use objects::{Object, components, objects};

@@ -89,6 +89,11 @@ pub fn error_point(mask: &Mask, predicted: &Mask, rng: &mut impl Rng) -> Option<
 /// The pixel farthest from the mask's border (outside the image counts as background), the
 /// first in scan order where several are; none if the mask is empty.
 pub fn distance_maximum(mask: &Mask) -> Option<[f32; 2]> {
+    distance_peak(mask).map(|(point, _)| point)
+}
+
+/// [`distance_maximum`] and its distance to the nearest pixel that is not the mask's.
+pub fn distance_peak(mask: &Mask) -> Option<([f32; 2], f32)> {
     let distance = distance_transform(mask);
     let mut best: Option<usize> = None;
     for (i, &d) in distance.iter().enumerate() {
@@ -96,7 +101,7 @@ pub fn distance_maximum(mask: &Mask) -> Option<[f32; 2]> {
             best = Some(i);
         }
     }
-    best.map(|i| [(i % mask.width) as f32, (i / mask.width) as f32])
+    best.map(|i| ([(i % mask.width) as f32, (i / mask.width) as f32], distance[i]))
 }
 
 fn pick(width: usize, wanted: impl Iterator<Item = bool> + Clone, rng: &mut impl Rng) -> Option<[f32; 2]> {
@@ -192,7 +197,7 @@ mod tests {
         let mask = rectangle(20, 20, 3..10, 5..10); // 7 x 5, centre row 7
         assert_eq!(distance_maximum(&mask).unwrap()[1], 7.0);
         let border = rectangle(9, 9, 0..9, 0..9); // outside the image counts as background
-        assert_eq!(distance_maximum(&border), Some([4.0, 4.0]));
+        assert_eq!(distance_peak(&border), Some(([4.0, 4.0], 5.0)));
     }
 
     #[test]
