@@ -1,6 +1,6 @@
 //! Samples per second of the loader on the development data.
 //!
-//! `cargo run --release -p samclip-data --example loader_speed -- DATA [SIDE] [WORKERS]`
+//! `cargo run --release -p samclip-data --example loader_speed -- DATA [SIDE] [WORKERS] [DATASET]`
 
 use samclip_data::augment::{Augment, ColorJitter, Geometry};
 use samclip_data::loader::{Loader, LoaderConfig, Mixing, Source};
@@ -15,6 +15,9 @@ fn main() -> Result<(), DataError> {
     let number = |i: usize, default: usize| arguments.get(i).and_then(|a| a.parse().ok()).unwrap_or(default);
     let (side, workers) = (number(1, 256), number(2, 1));
     for (name, split) in [("voc", "train_aug"), ("ccp", "train"), ("camvid", "train"), ("bsds_sa1b", "train"), ("imagenet_sample", "train")] {
+        if arguments.get(3).is_some_and(|only| only != name) {
+            continue;
+        }
         let color = ColorJitter { brightness: 0.2, contrast: 0.2, saturation: 0.2 };
         let geometry = Geometry::RandomResizedCrop { scale: [0.4, 1.0], ratio: [0.75, 4.0 / 3.0] };
         let config = LoaderConfig {
