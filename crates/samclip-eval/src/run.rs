@@ -1,0 +1,345 @@
+//! The evaluation loop: one encoder pass a photo, all prompts on it, sums by class.
+
+use crate::EvalError;
+use crate::baselines::{DISK_FACTORS, disks, fill_box};
+use crate::metrics::{Overlap, mean, top1_is_present};
+use crate::protocol::{Ask, Objects, Protocol, TextMode};
+use crate::report::{Baselines, ClassFigure, Figure, FloorResult, Report};
+use samclip_data::prompts::{distance_maximum, distance_peak, tight_box};
+use samclip_data::{Dataset, IGNORE, Object, Sample, components};
+use samclip_image::{LabelMap, Mask};
+use samclip_predict::roles::Timing;
+use samclip_predict::{Prompt, PromptSegmenter, SegmentOptions, TextMode as PredictTextMode, ZeroShotClassifier};
+
+/// A model under test, seen through its roles.
+pub struct Subject<'a> {
+    /// The name for the report.
+    pub name: String,
+    /// Masks for boxes, clicks and names; without it only classification is measured.
+    pub segmenter: Option<&'a dyn PromptSegmenter>,
+    /// Names for photos. A model without this role has no text side, so it gets no names.
+    pub classifier: Option<&'a dyn ZeroShotClassifier>,
+}
+
+/// Runs a protocol. `names` are the text names of the dataset's classes (by label value, none
+/// for a class without a name), `limit` takes the first photos only, `progress` is told after
+/// every photo how many of how many are done.
+///
+/// # Errors
+/// An unreadable photo, a failing model, an answer of the wrong size or number.
+pub fn evaluate(
+    protocol: &Protocol,
+    dataset: &dyn Dataset,
+    names: &[Option<String>],
+    subject: &Subject<'_>,
+    limit: Option<usize>,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Report, EvalError> {
+    let classes = dataset.class_names();
+    if names.len() != classes.len() {
+        let message = format!("expected a name for each of {} classes, found {}", classes.len(), names.len());
+        return Err(EvalError::Mismatch(message));
+    }
+    if let Some(class) = protocol.text.mean_over.iter().find(|c| !classes.contains(c)) {
+        return Err(EvalError::Mismatch(format!("`text.mean_over` names `{class}`, which {} lacks", dataset.name())));
+    }
+    let photos = limit.unwrap_or(usize::MAX).min(dataset.len());
+    let mut tally = Tally::new(classes.len());
+    for index in 0..photos {
+        let photo = Photo::new(dataset.get(index)?, dataset, protocol)?;
+        tally.baselines(&photo);
+        if let Some(segmenter) = subject.segmenter {
+            let texts = if subject.classifier.is_some() { names } else { &[] };
+            segment(&photo, segmenter, texts, protocol, &mut tally)?;
+        }
+        if let Some(classifier) = subject.classifier {
+            classify(&photo, classifier, names, &mut tally)?;
+        }
+        progress(index + 1, photos);
+    }
+    Ok(tally.report(protocol, dataset, subject, photos))
+}
+
+/// A photo with its truth.
+struct Photo {
+    sample: Sample,
+    labels: LabelMap,
+    void: Vec<bool>,
+    objects: Vec<Object>,
+}
+
+impl Photo {
+    fn new(mut sample: Sample, dataset: &dyn Dataset, protocol: &Protocol) -> Result<Self, EvalError> {
+        let Some(labels) = sample.labels.take() else {
+            return Err(EvalError::Mismatch(format!("photo {} of {} has no labels", sample.id, dataset.name())));
+        };
+        let void = labels.data.iter().map(|&v| v == IGNORE).collect();
+        let Objects { connectivity, min_fraction } = protocol.objects;
+        let eight = connectivity == 8;
+        let objects = components(&labels, dataset.background(), IGNORE, min_fraction, eight);
+        Ok(Self { sample, labels, void, objects })
+    }
+
+    fn class_mask(&self, class: usize) -> Mask {
+        let data = self.labels.data.iter().map(|&v| usize::from(v) == class).collect();
+        Mask { width: self.labels.width, height: self.labels.height, data }
+    }
+
+    /// One mask of the photo's size for every prompt.
+    fn ask(
+        &self,
+        segmenter: &dyn PromptSegmenter,
+        prompts: &[Prompt],
+        options: &SegmentOptions,
+    ) -> Result<(Vec<Mask>, Timing), EvalError> {
+        let answer = segmenter.segment(&self.sample.image, prompts, options).map_err(|e| self.failed(e))?;
+        let expected = (self.labels.width, self.labels.height);
+        let mut masks = Vec::with_capacity(prompts.len());
+        for i in 0..prompts.len() {
+            let Some(found) = answer.masks.iter().find(|m| m.prompt == i) else {
+                return Err(self.failed(format!("no answer to prompt {i}")));
+            };
+            let size = (found.mask.width, found.mask.height);
+            if size != expected {
+                return Err(self.failed(format!("expected masks of {expected:?} pixels, found {size:?}")));
+            }
+            masks.push(found.mask.clone());
+        }
+        Ok((masks, answer.timing))
+    }
+
+    fn failed(&self, message: impl ToString) -> EvalError {
+        EvalError::Model { photo: self.sample.id.clone(), message: message.to_string() }
+    }
+}
+
+/// (class, IoU) of every object, and overlaps by class of the names.
+struct Tally {
+    r#box: Vec<(usize, f64)>,
+    click: Vec<(usize, f64)>,
+    fill: Vec<f64>,
+    /// Sum of the IoU for every factor.
+    disk: [f64; DISK_FACTORS.len()],
+    text: Vec<Option<(Overlap, usize)>>,
+    whole: Vec<Option<(Overlap, usize)>>,
+    /// Photos with the class, and how many of them were answered with a class that is present.
+    present: Vec<(usize, usize)>,
+    classified: Vec<bool>,
+    encode: Vec<f64>,
+    decode: Vec<f64>,
+}
+
+fn segment(
+    photo: &Photo,
+    segmenter: &dyn PromptSegmenter,
+    names: &[Option<String>],
+    protocol: &Protocol,
+    tally: &mut Tally,
+) -> Result<(), EvalError> {
+    segment_objects(photo, segmenter, tally)?;
+    let named = |(class, name): (usize, &Option<String>)| name.clone().map(|name| (class, name));
+    let mut texts: Vec<(usize, String)> = names.iter().enumerate().filter_map(named).collect();
+    let present = |class: &usize| photo.sample.class_ids.contains(class);
+    let at_once = match protocol.text.ask {
+        Ask::Alone => {
+            texts.retain(|(class, _)| present(class));
+            1
+        }
+        Ask::ClassList => texts.len().max(1),
+    };
+    let text_mode = match protocol.text.mode {
+        TextMode::BothHeads => PredictTextMode::BothHeads,
+        TextMode::ClipHead => PredictTextMode::ClipHead,
+    };
+    let options = SegmentOptions { text_threshold: protocol.text.threshold, text_mode, ..SegmentOptions::STANDARD };
+    for texts in texts.chunks(at_once) {
+        let prompts: Vec<Prompt> = texts.iter().map(|(_, name)| Prompt::text(name)).collect();
+        let (masks, _) = photo.ask(segmenter, &prompts, &options)?;
+        for ((class, _), mask) in texts.iter().zip(&masks).filter(|((class, _), _)| present(class)) {
+            add(&mut tally.text[*class], Overlap::of(mask, &photo.class_mask(*class), &photo.void));
+        }
+    }
+    Ok(())
+}
+
+/// A box and a click for every object.
+fn segment_objects(photo: &Photo, segmenter: &dyn PromptSegmenter, tally: &mut Tally) -> Result<(), EvalError> {
+    let mut prompts = Vec::new();
+    for (_, mask) in &photo.objects {
+        let (Some(bbox), Some([x, y])) = (tight_box(mask), distance_maximum(mask)) else {
+            return Err(photo.failed("an object without pixels"));
+        };
+        prompts.extend([Prompt::bbox(bbox), Prompt::point(x, y)]);
+    }
+    if prompts.is_empty() {
+        return Ok(());
+    }
+    let (masks, timing) = photo.ask(segmenter, &prompts, &SegmentOptions::STANDARD)?;
+    tally.encode.push(timing.encode);
+    tally.decode.push(timing.decode);
+    for ((class, truth), answers) in photo.objects.iter().zip(masks.chunks_exact(2)) {
+        let iou = |mask| Overlap::of(mask, truth, &photo.void).iou().unwrap_or(0.0);
+        tally.r#box.push((*class, iou(&answers[0])));
+        tally.click.push((*class, iou(&answers[1])));
+    }
+    Ok(())
+}
+
+fn classify(
+    photo: &Photo,
+    classifier: &dyn ZeroShotClassifier,
+    names: &[Option<String>],
+    tally: &mut Tally,
+) -> Result<(), EvalError> {
+    let (ids, asked): (Vec<usize>, Vec<String>) =
+        names.iter().enumerate().filter_map(|(i, n)| n.clone().map(|n| (i, n))).unzip();
+    let answer = classifier.classify(&photo.sample.image, &asked).map_err(|e| photo.failed(e))?;
+    if answer.probabilities.len() != asked.len() {
+        let (expected, found) = (asked.len(), answer.probabilities.len());
+        return Err(photo.failed(format!("expected {expected} probabilities, found {found}")));
+    }
+    let is_present = |i: &usize| photo.sample.class_ids.contains(&ids[*i]);
+    let present: Vec<usize> = (0..ids.len()).filter(is_present).collect();
+    let hit = top1_is_present(&answer.probabilities, &present);
+    tally.classified.push(hit);
+    for &class in &photo.sample.class_ids {
+        tally.present[class].1 += usize::from(hit);
+    }
+    Ok(())
+}
+
+fn add(sum: &mut Option<(Overlap, usize)>, overlap: Overlap) {
+    let (total, photos) = sum.get_or_insert_default();
+    *total += overlap;
+    *photos += 1;
+}
+
+impl Tally {
+    fn new(classes: usize) -> Self {
+        Self {
+            r#box: Vec::new(),
+            click: Vec::new(),
+            fill: Vec::new(),
+            disk: [0.0; DISK_FACTORS.len()],
+            text: vec![None; classes],
+            whole: vec![None; classes],
+            present: vec![(0, 0); classes],
+            classified: Vec::new(),
+            encode: Vec::new(),
+            decode: Vec::new(),
+        }
+    }
+
+    fn baselines(&mut self, photo: &Photo) {
+        let (width, height) = (photo.labels.width, photo.labels.height);
+        for (_, truth) in &photo.objects {
+            let (Some(bbox), Some((click, distance))) = (tight_box(truth), distance_peak(truth)) else { continue };
+            let filled = Overlap::of(&fill_box(width, height, bbox), truth, &photo.void);
+            self.fill.push(filled.iou().unwrap_or(0.0));
+            for (sum, disk) in self.disk.iter_mut().zip(disks(truth, &photo.void, click, distance)) {
+                *sum += disk.iou().unwrap_or(0.0);
+            }
+        }
+        let whole = Mask { width, height, data: vec![true; width * height] };
+        for &class in &photo.sample.class_ids {
+            self.present[class].0 += 1;
+            add(&mut self.whole[class], Overlap::of(&whole, &photo.class_mask(class), &photo.void));
+        }
+    }
+
+    fn report(&self, protocol: &Protocol, dataset: &dyn Dataset, subject: &Subject<'_>, photos: usize) -> Report {
+        let classes = dataset.class_names();
+        let over = &protocol.text.mean_over;
+        let text = text_figure(&self.text, classes, over).filter(|_| subject.classifier.is_some());
+        let mut report = Report {
+            protocol: protocol.name.clone(),
+            title: protocol.title.clone(),
+            model: subject.name.clone(),
+            dataset: format!("{} {}", protocol.dataset, protocol.split),
+            photos,
+            photos_in_split: dataset.len(),
+            objects: self.fill.len(),
+            r#box: object_figure(&self.r#box, classes),
+            click: object_figure(&self.click, classes),
+            text_mean_all: text.as_ref().and_then(|t| mean(t.per_class.iter().map(|c| c.value))),
+            text,
+            text_mean_over: over.clone(),
+            classify: self.classify_figure(classes),
+            baselines: Baselines {
+                fill_box: mean(self.fill.iter().copied()).unwrap_or(0.0),
+                best_disk: self.disk.iter().copied().fold(0.0, f64::max) / self.fill.len().max(1) as f64,
+                whole_photo: text_figure(&self.whole, classes, over).map_or(0.0, |f| f.value),
+                most_frequent_class: self.present.iter().map(|p| p.0).max().unwrap_or(0) as f64 / photos.max(1) as f64,
+            },
+            floors: Vec::new(),
+            encode_ms_median: median(&self.encode),
+            decode_ms_median: median(&self.decode),
+        };
+        if photos == dataset.len() {
+            report.floors = floors(protocol, &report);
+        }
+        report
+    }
+
+    fn classify_figure(&self, classes: &[String]) -> Option<Figure> {
+        let value = mean(self.classified.iter().map(|&hit| f64::from(u8::from(hit))))?;
+        let by_class = self.present.iter().zip(classes).filter(|((photos, _), _)| *photos > 0);
+        let per_class = by_class
+            .map(|(&(count, hits), class)| ClassFigure { class: class.clone(), count, value: hits as f64 / count as f64 })
+            .collect();
+        Some(Figure { value, count: self.classified.len(), per_class })
+    }
+}
+
+fn object_figure(scores: &[(usize, f64)], classes: &[String]) -> Option<Figure> {
+    let value = mean(scores.iter().map(|s| s.1))?;
+    let mut per_class = Vec::new();
+    for (class, name) in classes.iter().enumerate() {
+        let own: Vec<f64> = scores.iter().filter(|s| s.0 == class).map(|s| s.1).collect();
+        if let Some(value) = mean(own.iter().copied()) {
+            per_class.push(ClassFigure { class: name.clone(), count: own.len(), value });
+        }
+    }
+    Some(Figure { value, count: scores.len(), per_class })
+}
+
+fn text_figure(sums: &[Option<(Overlap, usize)>], classes: &[String], over: &[String]) -> Option<Figure> {
+    let mut per_class = Vec::new();
+    for (sum, class) in sums.iter().zip(classes) {
+        if let Some((overlap, count)) = sum
+            && let Some(value) = overlap.iou()
+        {
+            per_class.push(ClassFigure { class: class.clone(), count: *count, value });
+        }
+    }
+    let headline = || per_class.iter().filter(|c| over.contains(&c.class));
+    let value = mean(headline().map(|c| c.value))?;
+    Some(Figure { value, count: headline().map(|c| c.count).sum(), per_class })
+}
+
+fn floors(protocol: &Protocol, report: &Report) -> Vec<FloorResult> {
+    let wanted = protocol.floors;
+    let rows = [
+        ("box", wanted.r#box, &report.r#box),
+        ("click", wanted.click, &report.click),
+        ("text", wanted.text, &report.text),
+        ("classify", wanted.classify, &report.classify),
+    ];
+    let result = |(figure, floor, measured): (&str, Option<f64>, &Option<Figure>)| {
+        let value = measured.as_ref().map(|f| f.value);
+        let floor = floor?;
+        Some(FloorResult { figure: figure.into(), floor, value, reached: value.is_some_and(|v| v >= floor) })
+    };
+    rows.into_iter().filter_map(result).collect()
+}
+
+fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() % 2 {
+        _ if sorted.is_empty() => None,
+        1 => Some(sorted[middle]),
+        _ => Some((sorted[middle - 1] + sorted[middle]) / 2.0),
+    }
+}
