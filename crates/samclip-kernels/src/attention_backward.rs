@@ -66,7 +66,46 @@ pub fn attention_backward(
         grads.v.fill(0.0);
         return;
     }
-    let (dq, dk, dv) = (SharedPtr::of(grads.q), SharedPtr::of(grads.k), SharedPtr::of(grads.v));
+    let targets =
+        Targets { dq: SharedPtr::of(grads.q), dk: SharedPtr::of(grads.k), dv: SharedPtr::of(grads.v), drel };
+    // SAFETY: every target was checked to cover its shape.
+    unsafe { backward_into(precision, shape, q, k, v, rel, out, lse, grad_out, targets) }
+}
+
+/// Where the gradients go, by pointer: q, k and v may be columns of one buffer.
+#[derive(Clone, Copy)]
+pub(crate) struct Targets {
+    pub dq: SharedPtr,
+    pub dk: SharedPtr,
+    pub dv: SharedPtr,
+    pub drel: Option<(SharedPtr, SharedPtr)>,
+}
+
+/// [`attention_backward`] into pointers.
+///
+/// # Safety
+/// The targets cover their shapes (strides of the inputs) and no two rows of
+/// them overlap.
+#[allow(clippy::too_many_arguments)]
+pub(crate) unsafe fn backward_into(
+    precision: Precision,
+    shape: &AttentionShape,
+    q: (&[f32], RowStrides),
+    k: (&[f32], RowStrides),
+    v: (&[f32], RowStrides),
+    rel: Option<RelPos>,
+    out: (&[f32], RowStrides),
+    lse: &[f32],
+    grad_out: &[f32],
+    targets: Targets,
+) {
+    let (nq, nk) = (shape.queries, shape.keys);
+    for (name, st, len, rows) in
+        [("q", q.1, q.0.len(), nq), ("k", k.1, k.0.len(), nk), ("v", v.1, v.0.len(), nk), ("out", out.1, out.0.len(), nq), ("grad", out.1, grad_out.len(), nq)]
+    {
+        st.check(name, len, shape, rows);
+    }
+    let Targets { dq, dk, dv, drel } = targets;
     (0..shape.batch * shape.heads).into_par_iter().for_each(|head| {
         dispatch(Backward { precision, shape, q, k, v, rel, out, lse, grad_out, dq, dk, dv, drel, head });
     });

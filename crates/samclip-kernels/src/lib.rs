@@ -24,6 +24,7 @@ mod math;
 mod norm;
 mod optim;
 mod scratch;
+mod self_attention;
 mod simd;
 #[cfg(test)]
 mod testing;
@@ -33,8 +34,9 @@ mod tests;
 pub use activation::{add, gelu, gelu_backward, quick_gelu, quick_gelu_backward, softmax_rows};
 pub use attention::{AttentionShape, RelPos, RowStrides, attention_forward};
 pub use attention_backward::{AttentionGrads, attention_backward};
-pub use conv::{Conv3x3, col2im_3x3, im2col_3x3};
+pub use conv::{Conv3x3, col2im_3x3, conv3x3, conv3x3_backward, im2col_3x3};
 pub use engine::Precision;
 pub use gemm::{Init, Layout, column_sums, gemm};
 pub use norm::{layer_norm, layer_norm_backward};
 pub use optim::{AdamW, adamw_step};
+pub use self_attention::{RelTables, Saved, TableGrads, self_attention, self_attention_backward};

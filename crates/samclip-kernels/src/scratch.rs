@@ -51,6 +51,13 @@ impl Scratch {
     pub(crate) fn ptr(&self) -> *mut f32 {
         self.ptr
     }
+
+    /// The first `words` words.
+    pub(crate) fn slice(&mut self, words: usize) -> &mut [f32] {
+        assert!(words <= self.words);
+        // SAFETY: inside the allocation, initialised, and borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr, words) }
+    }
 }
 
 impl Drop for Scratch {

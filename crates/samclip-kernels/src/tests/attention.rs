@@ -1,6 +1,6 @@
 use crate::isa::Isa;
 use crate::testing::{close, data, every_tier};
-use crate::{AttentionGrads, AttentionShape, Precision, RelPos, RowStrides, attention_backward, attention_forward};
+use crate::{RelTables, TableGrads, self_attention, self_attention_backward, AttentionGrads, AttentionShape, Precision, RelPos, RowStrides, attention_backward, attention_forward};
 
 struct Case {
     shape: AttentionShape,
@@ -219,4 +219,71 @@ fn the_reference_gradients_are_the_derivatives() {
             .collect();
         close(&format!("gradient {which}"), &numeric, &grads[which], 1e-5);
     }
+}
+
+/// The packed form against the unpacked one with relative terms from naive sums.
+#[test]
+fn packed_self_attention_matches_its_parts() {
+    every_tier(|isa| {
+        for grid in [None, Some((3, 5)), Some((16, 16))] {
+            let n = grid.map_or(21, |(h, w)| h * w);
+            let mut c = case(2, 3, n, n, 32);
+            c.grid = grid;
+            let (s, d) = (c.shape, 32);
+            let (gh, gw) = grid.unwrap_or((0, 0));
+            let mut x = inputs(&c);
+            let (rows, cols) = (data(gh * gh * d, 8), data(gw * gw * d, 9));
+            let dot = |i: usize, t: &[f32]| -> f64 { (0..d).map(|c| f64::from(x.q[i * d + c]) * f64::from(t[c])).sum() };
+            let term = |i: usize, k: usize, row: bool| {
+                let (y, x) = (i % n / gw, i % n % gw);
+                dot(i, if row { &rows[(y * gh + k) * d..] } else { &cols[(x * gw + k) * d..] }) as f32
+            };
+            x.rel = grid.map(|_| {
+                let h = (0..s.batch * s.heads * n * gh).map(|j| term(j / gh, j % gh, true)).collect();
+                (h, (0..s.batch * s.heads * n * gw).map(|j| term(j / gw, j % gw, false)).collect())
+            });
+            let (want, _, mut g) = naive(&c, &x);
+            // Through the terms into the queries and the tables.
+            let (mut drows, mut dcols) = (vec![0.0f64; rows.len()], vec![0.0f64; cols.len()]);
+            for i in 0..s.batch * s.heads * n {
+                for k in 0..gh + gw {
+                    let (row, k) = (k < gh, if k < gh { k } else { k - gh });
+                    let ds = if row { g[3][i * gh + k] } else { g[4][i * gw + k] };
+                    let at = if row { (i % n / gw * gh + k) * d } else { (i % n % gw * gw + k) * d };
+                    for t in 0..d {
+                        g[0][i * d + t] += ds * f64::from(if row { rows[at + t] } else { cols[at + t] });
+                        if row { drows[at + t] += ds * f64::from(x.q[i * d + t]) } else { dcols[at + t] += ds * f64::from(x.q[i * d + t]) }
+                    }
+                }
+            }
+            let width = s.heads * d;
+            let st = RowStrides::token_major(n, 3 * width, d);
+            let mut qkv = vec![0.0; s.batch * n * 3 * width];
+            for (p, part) in [&x.q, &x.k, &x.v].into_iter().enumerate() {
+                for (row, src) in part.chunks_exact(d).enumerate() {
+                    let at = st.batch * (row / (s.heads * n)) + st.head * (row / n % s.heads) + st.row * (row % n) + p * width;
+                    qkv[at..at + d].copy_from_slice(src);
+                }
+            }
+            let (go, os) = to_tokens(&x.go, &s, n, 0);
+            for precision in [Precision::F32, Precision::Bf16] {
+                let bf16 = precision == Precision::Bf16 && isa == Isa::Amx;
+                let (t, tg) = if bf16 { (1.5e-2, 3e-2) } else { (1e-5, 1e-4) };
+                let tables = grid.map(|grid| RelTables { rows: &rows, cols: &cols, grid });
+                let mut out = vec![f32::NAN; go.len()];
+                let saved = self_attention(precision, &s, &qkv, tables, &mut out);
+                let name = format!("{isa:?} {precision:?} {grid:?}");
+                close(&format!("{name} out"), &from_tokens(&out, &s, n, os), &want, t);
+                let mut dqkv = vec![f32::NAN; qkv.len()];
+                let (mut dr, mut dc) = (vec![f32::NAN; rows.len()], vec![f32::NAN; cols.len()]);
+                let tg_out = grid.map(|_| TableGrads { rows: &mut dr, cols: &mut dc });
+                self_attention_backward(precision, &s, &qkv, tables, &saved, &out, &go, &mut dqkv, tg_out);
+                for p in 0..3 {
+                    close(&format!("{name} part {p}"), &from_tokens(&dqkv[p * width..], &s, n, st), &g[p], tg);
+                }
+                close(&format!("{name} rows"), &dr, &drows, tg);
+                close(&format!("{name} cols"), &dc, &dcols, tg);
+            }
+        }
+    });
 }

@@ -1,5 +1,5 @@
 use crate::testing::{close, data, every_tier};
-use crate::{Conv3x3, col2im_3x3, im2col_3x3, layer_norm, layer_norm_backward};
+use crate::{Conv3x3, Precision, conv3x3, conv3x3_backward, col2im_3x3, im2col_3x3, layer_norm, layer_norm_backward};
 
 fn norm64(x: &[f64], w: &[f32], b: &[f32], eps: f64) -> Vec<f64> {
     let n = w.len();
@@ -79,4 +79,39 @@ fn patches_are_the_neighbourhoods() {
             assert!((dot(&p, &q) - dot(&x, &dx)).abs() < 1e-4, "stride {stride}, {h} x {w}");
         }
     }
+}
+
+/// The convolution and its gradients are linear: three inner products agree.
+#[test]
+fn convolution_and_its_adjoints() {
+    every_tier(|isa| {
+        // 19 images make groups of several images and a smaller last one.
+        for (batch, side, channels, out, stride) in [(2, 5, 3, 7, 1), (19, 64, 4, 5, 2)] {
+            let c = Conv3x3 { batch, height: side, width: side, channels, stride };
+            let (m, k) = c.patches();
+            let (x, w, bias) = (data(batch * side * side * channels, 1), data(out * k, 2), data(out, 3));
+            let mut y = vec![f32::NAN; m * out];
+            conv3x3(Precision::F32, &c, &x, &w, Some(&bias), &mut y);
+            let mut patches = vec![0.0; m * k];
+            im2col_3x3(&c, &x, &mut patches);
+            let want: Vec<f64> = (0..m * out)
+                .map(|i| {
+                    let (row, o) = (i / out, i % out);
+                    let dot: f64 = (0..k).map(|t| f64::from(patches[row * k + t]) * f64::from(w[o * k + t])).sum();
+                    dot + f64::from(bias[o])
+                })
+                .collect();
+            close(&format!("{isa:?} conv"), &y, &want, 2e-6);
+            let dy = data(m * out, 4);
+            let (mut dx, mut dw, mut db) = (vec![f32::NAN; x.len()], vec![f32::NAN; w.len()], vec![f32::NAN; out]);
+            conv3x3_backward(Precision::F32, &c, &x, &w, &dy, Some(&mut dx), &mut dw, Some(&mut db));
+            let dot = |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum() };
+            let linear: f64 = (0..m * out).map(|i| (want[i] - f64::from(bias[i % out])) * f64::from(dy[i])).sum();
+            let near = |got: f64, what: &str| assert!((got - linear).abs() < 1e-4 * linear.abs().max(1.0), "{isa:?} {what}: {got} {linear}");
+            near(dot(&x, &dx), "dx");
+            near(dot(&w, &dw), "dw");
+            let sums: Vec<f64> = (0..out).map(|o| dy.iter().skip(o).step_by(out).map(|&v| f64::from(v)).sum()).collect();
+            close("dbias", &db, &sums, 1e-5);
+        }
+    });
 }
