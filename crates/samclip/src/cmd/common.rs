@@ -1,8 +1,15 @@
-//! Arguments that several verbs share, and how errors are printed.
+//! Arguments that several verbs share, progress on stderr, and how errors are printed.
 
-use std::path::PathBuf;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
+use anyhow::{Context, Result};
 use clap::ValueEnum;
+use samclip_image::DecodeLimits;
+use samclip_predict::record::{Document, Failure};
+use samclip_predict::verbs::{Inputs, Observer, OutputSpec};
+use samclip_predict::{Format, Model, ModelSpec, Precision, PredictError, inputs};
 
 /// The model, where its weights are and how it runs.
 #[derive(Debug, clap::Args)]
@@ -13,21 +20,48 @@ pub struct ModelArgs {
     /// Weight file: safetensors, .pth or .bin, with Meta's, OpenAI's or Hugging Face's names
     #[arg(long, value_name = "FILE")]
     pub weights: Option<PathBuf>,
+    /// Names and their vectors for a SAM-CLIP model other than the built-in one
+    #[arg(long, value_name = "FILE")]
+    pub text_table: Option<PathBuf>,
     /// Number format of the matrix products
     #[arg(long, value_enum, default_value_t = PrecisionArg::Auto)]
     pub precision: PrecisionArg,
     /// Worker threads (default: all cores); the result does not depend on it
-    #[arg(long, value_name = "N")]
-    pub threads: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
     /// Where to compute; this build offers cpu
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     pub device: String,
     /// Keep image embeddings in this folder, so that the next prompt on the same image is fast
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
-    /// Refuse images with more pixels than this, before decoding them
-    #[arg(long, default_value_t = 100_000_000, value_name = "N")]
-    pub max_pixels: u64,
+}
+
+impl ModelArgs {
+    /// Sets the number of threads and loads the model.
+    pub fn load(&self) -> Result<Model> {
+        self.set_threads()?;
+        Ok(Model::load(&self.spec())?)
+    }
+
+    /// What to load.
+    pub fn spec(&self) -> ModelSpec {
+        ModelSpec {
+            variant: self.model.clone(),
+            weights: self.weights.clone(),
+            text_table: self.text_table.clone(),
+            precision: self.precision.into(),
+            device: self.device.clone(),
+            cache: self.cache.clone(),
+        }
+    }
+
+    /// `--threads`: the size of the thread pool. Threads change speed, never results.
+    pub fn set_threads(&self) -> Result<()> {
+        let Some(threads) = self.threads else { return Ok(()) };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into());
+        pool.build_global().context("cannot start the threads")
+    }
 }
 
 /// `--precision`.
@@ -41,7 +75,192 @@ pub enum PrecisionArg {
     Bf16,
 }
 
-/// Prints an error and its causes as one lower-case line, and the advice below it.
+impl From<PrecisionArg> for Precision {
+    fn from(precision: PrecisionArg) -> Self {
+        match precision {
+            PrecisionArg::Auto => Self::Auto,
+            PrecisionArg::F32 => Self::F32,
+            PrecisionArg::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+/// The images.
+#[derive(Debug, clap::Args)]
+pub struct ImageArgs {
+    /// Images, folders of images or patterns such as 'photos/*.jpg'
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<PathBuf>,
+    /// Refuse images with more pixels than this, before decoding them
+    #[arg(long, default_value_t = DecodeLimits::default().max_pixels, value_name = "N")]
+    pub max_pixels: u64,
+}
+
+impl ImageArgs {
+    /// The list of files.
+    pub fn inputs(&self) -> Result<Inputs> {
+        let limits = DecodeLimits { max_pixels: self.max_pixels };
+        Ok(Inputs { files: inputs::expand(&self.images)?, limits })
+    }
+}
+
+/// Where masks go, and in which formats.
+#[derive(Debug, clap::Args)]
+pub struct MaskOutputArgs {
+    /// Folder for the files (default: out; with --json nothing is written unless this is given)
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// File format, several times for several (default: png and overlay)
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub format: Vec<FormatArg>,
+    /// Print one JSON document on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl MaskOutputArgs {
+    /// The folder and formats, if files are wanted.
+    pub fn spec(&self) -> Option<OutputSpec> {
+        let wanted = self.out.is_some() || !self.format.is_empty() || !self.json;
+        let formats = if self.format.is_empty() {
+            vec![Format::Png, Format::Overlay]
+        } else {
+            self.format.iter().map(|format| (*format).into()).collect()
+        };
+        wanted.then(|| OutputSpec { folder: self.out.clone().unwrap_or_else(|| PathBuf::from("out")), formats })
+    }
+}
+
+/// `--format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FormatArg {
+    /// One black and white PNG per mask
+    Png,
+    /// The photo with coloured masks
+    Overlay,
+    /// coco.json for all images
+    Coco,
+    /// SA-1B's JSON per image
+    Sa1b,
+    /// LabelMe's JSON per image
+    Labelme,
+    /// YOLO's segmentation text per image
+    Yolo,
+    /// The columns of SAM's amg.py per image
+    Csv,
+}
+
+impl From<FormatArg> for Format {
+    fn from(format: FormatArg) -> Self {
+        match format {
+            FormatArg::Png => Self::Png,
+            FormatArg::Overlay => Self::Overlay,
+            FormatArg::Coco => Self::Coco,
+            FormatArg::Sa1b => Self::Sa1b,
+            FormatArg::Labelme => Self::Labelme,
+            FormatArg::Yolo => Self::Yolo,
+            FormatArg::Csv => Self::Csv,
+        }
+    }
+}
+
+/// A progress line on stderr, only on a terminal and for more than one image; failures as they happen; written files
+/// on stdout unless stdout carries the JSON document.
+pub struct Progress {
+    line: ProgressLine,
+    images: usize,
+    done: usize,
+    list_files: bool,
+}
+
+impl Progress {
+    /// For this many images.
+    pub fn new(images: usize, json: bool) -> Self {
+        Self { line: ProgressLine::new(images > 1), images, done: 0, list_files: !json }
+    }
+
+    fn advance(&mut self, file: &Path) {
+        self.done += 1;
+        self.line.show(&format!("{}/{} {}", self.done, self.images, file.display()));
+    }
+}
+
+impl Observer for Progress {
+    fn done(&mut self, file: &Path, written: &[PathBuf]) {
+        self.line.clear();
+        if self.list_files {
+            written.iter().for_each(|path| out(&path.display().to_string()));
+        }
+        if !file.as_os_str().is_empty() {
+            self.advance(file);
+        }
+    }
+
+    fn failed(&mut self, failure: &Failure) {
+        self.line.clear();
+        print_failure(&failure.error, failure.hint.as_deref());
+        self.advance(&failure.file);
+    }
+}
+
+/// One line on stderr that is written over and over, only on a terminal.
+pub struct ProgressLine {
+    wanted: bool,
+}
+
+impl ProgressLine {
+    /// A line that shows nothing unless `wanted` and stderr is a terminal.
+    pub fn new(wanted: bool) -> Self {
+        Self { wanted: wanted && std::io::stderr().is_terminal() }
+    }
+
+    /// Replaces the line; what does not fit on 79 columns is cut.
+    pub fn show(&self, text: &str) {
+        if self.wanted {
+            eprint!("\r\x1b[K{}", text.chars().take(79).collect::<String>());
+        }
+    }
+
+    /// Removes the line.
+    pub fn clear(&self) {
+        self.show("");
+    }
+}
+
+impl Drop for ProgressLine {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// Prints the document if asked and says by the exit code whether every image was answered.
+pub fn finish<T: serde::Serialize>(document: &Document<T>, json: bool) -> Result<ExitCode> {
+    if json {
+        out(&serde_json::to_string(document)?);
+    }
+    Ok(ExitCode::from(if document.errors.is_empty() { 0 } else { 2 }))
+}
+
+/// One line of data on stdout. A closed pipe ends the output, not the program.
+pub fn out(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Prints an error and its causes as one line, and the advice below it.
 pub fn print_error(error: &anyhow::Error) {
-    eprintln!("error: {error:#}");
+    let hint = error.chain().find_map(|cause| {
+        let predict = cause.downcast_ref::<PredictError>().and_then(PredictError::hint);
+        let weights = || cause.downcast_ref::<samclip_weights::WeightsError>().and_then(|e| e.hint());
+        let image = || cause.downcast_ref::<samclip_image::ImageError>().and_then(|e| e.hint());
+        predict.or_else(weights).or_else(image)
+    });
+    print_failure(&format!("{error:#}"), hint.as_deref());
+}
+
+fn print_failure(error: &str, hint: Option<&str>) {
+    eprintln!("error: {error}");
+    if let Some(hint) = hint {
+        eprintln!("hint: {hint}");
+    }
 }

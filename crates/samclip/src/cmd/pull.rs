@@ -1,14 +1,40 @@
-//! `samclip pull`.
+//! `samclip pull NAME`: an official weight file, verified.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
+use samclip_weights::{MIRROR_VARIABLE, Verified, pull};
+
+use super::common::{ProgressLine, out};
 
 /// Arguments of `samclip pull`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(after_help = "A mirror that serves the files under their own names: SAMCLIP_MIRROR=https://host/folder")]
+pub struct Args {
+    /// Name from `samclip models`
+    name: String,
+    /// Folder for the file
+    #[arg(long, default_value = "weights", value_name = "DIR")]
+    out: PathBuf,
+}
 
-/// Runs the verb.
-pub fn run(_args: Args) -> Result<ExitCode> {
-    bail!("the verb pull is not in this build")
+/// Downloads (or verifies) the file and prints its path.
+pub fn run(args: Args) -> Result<ExitCode> {
+    let mirror = std::env::var(MIRROR_VARIABLE).ok();
+    let line = ProgressLine::new(true);
+    let mut progress = |done: u64, total: Option<u64>| {
+        let total = total.map_or_else(String::new, |total| format!(" of {}", total / 1_000_000));
+        line.show(&format!("{}{total} MB", done / 1_000_000));
+    };
+    let pulled = pull(&args.name, &args.out, mirror.as_deref(), &mut progress);
+    drop(line);
+    let pulled = pulled?;
+    match &pulled.verified {
+        Verified::Registry => eprintln!("SHA-256 verified"),
+        Verified::Hub => eprintln!("SHA-256 verified against the hub's statement"),
+        Verified::Nothing(sha256) => eprintln!("note: nobody states a SHA-256 for this file; its own is {sha256}"),
+    }
+    out(&pulled.path.display().to_string());
+    Ok(ExitCode::SUCCESS)
 }

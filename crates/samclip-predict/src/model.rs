@@ -1,0 +1,350 @@
+//! A variant's name and a weight file -> a model in its roles.
+
+use std::path::{Path, PathBuf};
+
+use samclip_models::clip::ClipConfig;
+use samclip_models::init::Init;
+use samclip_models::sam::SamConfig;
+use samclip_models::sam_clip::SamClipConfig;
+use samclip_models::text_table::TextTable;
+use samclip_models::variant::Variant;
+use samclip_models::{Device, state};
+use samclip_weights::StateDict;
+
+use crate::cache::{EmbeddingCache, bytes_hash, file_hash};
+use crate::clip::ClipPredictor;
+use crate::error::PredictError;
+use crate::precision::Precision;
+use crate::roles::{PromptSegmenter, SemanticSegmenter, TextLocator, ZeroShotClassifier};
+use crate::sam::{SamLike, SamPredictor};
+use crate::sam_clip::{Geometry, SamClipPredictor, SamClipSettings};
+
+/// What to load and how to run it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelSpec {
+    /// The variant's name.
+    pub variant: String,
+    /// Weight file; the built-in weights where there is none.
+    pub weights: Option<PathBuf>,
+    /// Names and vectors for SAM-CLIP; the built-in table where there is none.
+    pub text_table: Option<PathBuf>,
+    /// Number format of the matrix products.
+    pub precision: Precision,
+    /// Where to compute.
+    pub device: String,
+    /// Folder for image embeddings.
+    pub cache: Option<PathBuf>,
+}
+
+impl ModelSpec {
+    /// A variant with its built-in weights on the CPU.
+    pub fn new(variant: &str) -> Self {
+        Self {
+            variant: variant.to_owned(),
+            weights: None,
+            text_table: None,
+            precision: Precision::Auto,
+            device: "cpu".to_owned(),
+            cache: None,
+        }
+    }
+}
+
+/// A loaded model.
+#[derive(Debug)]
+pub struct Model {
+    /// The name that users type.
+    pub name: String,
+    /// `f32` or `bf16`: what `auto` became.
+    pub precision: &'static str,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Sam(Box<SamPredictor>),
+    Clip(Box<ClipPredictor>),
+    SamClip(Box<SamClipPredictor>),
+}
+
+impl Model {
+    /// Loads a model.
+    ///
+    /// # Errors
+    /// An unknown variant, a file that cannot be read or does not fit it tensor by tensor, a device or precision
+    /// that is not there.
+    pub fn load(spec: &ModelSpec) -> Result<Self, PredictError> {
+        let variant: Variant = spec.variant.parse()?;
+        if spec.device != "cpu" {
+            return Err(PredictError::Device { found: spec.device.clone() });
+        }
+        let precision = spec.precision.apply()?;
+        let cache = match &spec.cache {
+            None => None,
+            Some(folder) => Some(EmbeddingCache::open(folder, variant.name(), &weights_hash(spec)?, precision)?),
+        };
+        let device = Device::default();
+        let kind = build(variant, spec, &device, cache).map_err(|error| match &spec.weights {
+            Some(path) if matches!(error, PredictError::Model(_) | PredictError::Weights(_)) => error.in_file(path),
+            _ => error,
+        })?;
+        Ok(Self { name: variant.name().to_owned(), precision, kind })
+    }
+
+    /// The role of answering prompts with masks.
+    ///
+    /// # Errors
+    /// A model without a mask decoder.
+    pub fn prompt_segmenter(&self) -> Result<&dyn PromptSegmenter, PredictError> {
+        match &self.kind {
+            Kind::Sam(model) => Ok(model.as_ref()),
+            Kind::SamClip(model) => Ok(model.as_ref()),
+            Kind::Clip(_) => self.unable("segment by prompts", SEGMENTERS),
+        }
+    }
+
+    /// Encoder and mask decoder, for `everything`.
+    ///
+    /// # Errors
+    /// A model without a mask decoder.
+    pub fn sam(&self) -> Result<&dyn SamLike, PredictError> {
+        match &self.kind {
+            Kind::Sam(model) => Ok(model.as_ref()),
+            Kind::SamClip(model) => Ok(model.as_ref()),
+            Kind::Clip(_) => self.unable("segment everything", SEGMENTERS),
+        }
+    }
+
+    /// The role of classifying images by names.
+    ///
+    /// # Errors
+    /// A model without a text side.
+    pub fn classifier(&self) -> Result<&dyn ZeroShotClassifier, PredictError> {
+        match &self.kind {
+            Kind::Clip(model) => Ok(model.as_ref()),
+            Kind::SamClip(model) => Ok(model.as_ref()),
+            Kind::Sam(_) => self.unable("classify", NAMERS),
+        }
+    }
+
+    /// The role of finding names in images.
+    ///
+    /// # Errors
+    /// A model without a text side.
+    pub fn locator(&self) -> Result<&dyn TextLocator, PredictError> {
+        match &self.kind {
+            Kind::Clip(model) => Ok(model.as_ref()),
+            Kind::SamClip(model) => Ok(model.as_ref()),
+            Kind::Sam(_) => self.unable("locate names", NAMERS),
+        }
+    }
+
+    /// The role of labelling every pixel.
+    ///
+    /// # Errors
+    /// A model without a text side.
+    pub fn labeller(&self) -> Result<&dyn SemanticSegmenter, PredictError> {
+        match &self.kind {
+            Kind::Clip(model) => Ok(model.as_ref()),
+            Kind::SamClip(model) => Ok(model.as_ref()),
+            Kind::Sam(_) => self.unable("label pixels", NAMERS),
+        }
+    }
+
+    /// True if the model was trained with a constant background channel.
+    pub fn has_background_channel(&self) -> bool {
+        matches!(&self.kind, Kind::SamClip(model) if model.settings.background_logit.is_some())
+    }
+
+    /// Checks names before any image is read.
+    ///
+    /// # Errors
+    /// An empty or unknown name, a model without a text side.
+    pub fn check_names(&self, names: &[String]) -> Result<(), PredictError> {
+        for name in names {
+            crate::prompt::parse_text(name)?;
+        }
+        match &self.kind {
+            Kind::Sam(_) if !names.is_empty() => self.unable("understand text", NAMERS),
+            Kind::SamClip(model) if !names.is_empty() => {
+                let missing = || PredictError::NoTextTable { model: self.name.clone() };
+                let table = model.text.as_ref().ok_or_else(missing)?;
+                names.iter().try_for_each(|name| table.resolve(name).map(|_| ())).map_err(Into::into)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn unable<T>(&self, role: &'static str, able: &'static str) -> Result<T, PredictError> {
+        Err(PredictError::NoRole { model: self.name.clone(), role, able })
+    }
+}
+
+const SEGMENTERS: &str = "sam_clip_nano, sam_clip_vit_b, sam_vit_b, sam_vit_l, sam_vit_h, mobile_sam";
+const NAMERS: &str = "sam_clip_nano, sam_clip_vit_b, clip_vit_b16, clip_vit_l14 and their _quickgelu forms";
+
+/// Identifies the weights for the cache.
+fn weights_hash(spec: &ModelSpec) -> Result<String, PredictError> {
+    match &spec.weights {
+        Some(path) => file_hash(path),
+        None => Ok(bytes_hash(samclip_nano::WEIGHTS)),
+    }
+}
+
+fn build(
+    variant: Variant,
+    spec: &ModelSpec,
+    device: &Device,
+    cache: Option<EmbeddingCache>,
+) -> Result<Kind, PredictError> {
+    let name = variant.name().to_owned();
+    let device = device.clone();
+    let state = read_weights(variant, spec.weights.as_deref())?;
+    let mut init = Init::zeros(&device);
+    Ok(match variant {
+        Variant::SamVitB | Variant::SamVitL | Variant::SamVitH | Variant::MobileSam => {
+            let sam = state::load(sam_config(variant).init(&mut init), &state)?;
+            Kind::Sam(Box::new(SamPredictor { sam, side: 1024, name, device, cache }))
+        }
+        Variant::ClipVitB16 | Variant::ClipVitL14 | Variant::ClipVitB16Quickgelu | Variant::ClipVitL14Quickgelu => {
+            let config = clip_config(variant);
+            let clip = state::load(config.init(&mut init), &state)?;
+            let (side, patch) = (config.vision.image_size, config.vision.patch_size);
+            Kind::Clip(Box::new(ClipPredictor { clip, side, patch, name, device }))
+        }
+        Variant::SamClipVitB | Variant::SamClipNano => {
+            let config = sam_clip_config(variant, &state)?;
+            let model = state::load(config.init(&mut init), &state)?;
+            let text = read_table(variant, spec)?;
+            if let Some(table) = &text
+                && table.dim() != config.clip_head.embed_dim
+            {
+                return Err(PredictError::TextWidth { expected: config.clip_head.embed_dim, found: table.dim() });
+            }
+            let settings = settings(variant, &config, &state)?;
+            Kind::SamClip(Box::new(SamClipPredictor { model, text, settings, name, device, cache }))
+        }
+    })
+}
+
+/// The file with the reference code's names, or the built-in weights of sam_clip_nano.
+pub fn read_weights(variant: Variant, path: Option<&Path>) -> Result<StateDict, PredictError> {
+    let Some(path) = path else {
+        return match variant {
+            Variant::SamClipNano => Ok(StateDict::from_static_safetensors(samclip_nano::WEIGHTS)?),
+            _ => Err(PredictError::NoWeights { model: variant.name().to_owned() }),
+        };
+    };
+    let state = StateDict::open(path)?;
+    let layout = samclip_weights::require_layout(&state)?;
+    let state = samclip_weights::to_canonical(state, layout)?;
+    samclip_weights::check_variant(&state, variant.name())?;
+    Ok(state)
+}
+
+fn read_table(variant: Variant, spec: &ModelSpec) -> Result<Option<TextTable>, PredictError> {
+    if let Some(path) = &spec.text_table {
+        let table = StateDict::open(path).map_err(PredictError::from);
+        let table = table.and_then(|state| Ok(TextTable::from_state(&state)?));
+        return table.map(Some).map_err(|error| error.in_file(path));
+    }
+    match variant {
+        Variant::SamClipNano => {
+            let state = StateDict::from_static_safetensors(samclip_nano::NAMES)?;
+            Ok(Some(TextTable::from_state(&state)?))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Name and shape of every tensor that a checkpoint of the variant must hold.
+///
+/// # Errors
+/// A configuration stored in `state` that does not parse.
+pub fn expected_tensors(variant: Variant, state: &StateDict) -> Result<Vec<(String, Vec<usize>)>, PredictError> {
+    let mut init = Init::zeros(&Device::default());
+    Ok(match variant {
+        Variant::SamVitB | Variant::SamVitL | Variant::SamVitH | Variant::MobileSam => {
+            state::named_shapes(&sam_config(variant).init(&mut init))
+        }
+        Variant::ClipVitB16 | Variant::ClipVitL14 | Variant::ClipVitB16Quickgelu | Variant::ClipVitL14Quickgelu => {
+            clip_config(variant).expected_tensors()
+        }
+        Variant::SamClipVitB | Variant::SamClipNano => {
+            state::named_shapes(&sam_clip_config(variant, state)?.init(&mut init))
+        }
+    })
+}
+
+/// Sizes of a SAM variant.
+pub fn sam_config(variant: Variant) -> SamConfig {
+    match variant {
+        Variant::SamVitL => SamConfig::vit_l(),
+        Variant::SamVitH => SamConfig::vit_h(),
+        _ => SamConfig::vit_b(),
+    }
+}
+
+/// Sizes of a CLIP variant.
+pub fn clip_config(variant: Variant) -> ClipConfig {
+    match variant {
+        Variant::ClipVitL14 => ClipConfig::vit_l14(),
+        Variant::ClipVitB16Quickgelu => ClipConfig::vit_b16_quickgelu(),
+        Variant::ClipVitL14Quickgelu => ClipConfig::vit_l14_quickgelu(),
+        _ => ClipConfig::vit_b16(),
+    }
+}
+
+/// Sizes of a SAM-CLIP: those stored in the file (`config`, JSON), else the variant's.
+///
+/// # Errors
+/// A stored configuration that does not parse.
+pub fn sam_clip_config(variant: Variant, state: &StateDict) -> Result<SamClipConfig, PredictError> {
+    match state.metadata.get("config") {
+        Some(json) => serde_json::from_str(json).map_err(|error| metadata_error("config", &error.to_string())),
+        None if variant == Variant::SamClipVitB => Ok(SamClipConfig::vit_b()),
+        None => Ok(SamClipConfig::nano()),
+    }
+}
+
+fn metadata_error(key: &str, detail: &str) -> PredictError {
+    PredictError::Check(format!("metadata `{key}` of the weight file does not parse ({detail})"))
+}
+
+/// Inputs and calibration: the variant's, changed by what the file's metadata states.
+fn settings(variant: Variant, config: &SamClipConfig, state: &StateDict) -> Result<SamClipSettings, PredictError> {
+    let side = config.sam.image_encoder.img_size;
+    let mut settings = match variant {
+        Variant::SamClipVitB => SamClipSettings {
+            segment: (Geometry::LongestSide, side),
+            classify: (Geometry::CenterCrop, 336),
+            dense: (Geometry::Squash, 448),
+            logit_scale: 100.0,
+            background_logit: None,
+            contrast: crate::text::BACKGROUND_WORDS.map(str::to_owned).to_vec(),
+        },
+        _ => SamClipSettings {
+            segment: (Geometry::Squash, side),
+            classify: (Geometry::Squash, side),
+            dense: (Geometry::Squash, side),
+            logit_scale: 20.0,
+            background_logit: Some(5.0),
+            contrast: Vec::new(),
+        },
+    };
+    let number = |key: &str| -> Result<Option<f32>, PredictError> {
+        let Some(text) = state.metadata.get(key) else { return Ok(None) };
+        let value = text.parse::<f32>().ok().filter(|v| v.is_finite());
+        value.map(Some).ok_or_else(|| metadata_error(key, text))
+    };
+    if let Some(scale) = number("logit_scale")? {
+        settings.logit_scale = scale;
+    }
+    if let Some(logit) = number("background_logit")? {
+        settings.background_logit = Some(logit);
+    }
+    if let Some(json) = state.metadata.get("contrast_names") {
+        settings.contrast = serde_json::from_str(json).map_err(|e| metadata_error("contrast_names", &e.to_string()))?;
+    }
+    Ok(settings)
+}
