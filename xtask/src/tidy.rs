@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 /// Crates by level: a crate may depend on lower levels only.
 const LEVELS: [&[&str]; 5] = [
-    &["samclip-image", "samclip-weights", "samclip-kernels", "samclip-nano"],
+    &["samclip-image", "samclip-weights", "samclip-kernels", "samclip-nano", "samclip-unify"],
     &["samclip-models", "samclip-data"],
     &["samclip-predict", "samclip-train"],
     &["samclip-eval", "samclip-server"],
