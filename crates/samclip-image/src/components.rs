@@ -34,7 +34,11 @@ fn label(data: &[bool], width: usize, eight: bool) -> (Vec<u32>, Vec<usize>) {
         let mut best = 0;
         let mut join = |neighbour: u32| {
             if neighbour != 0 {
-                best = if best == 0 { root(&mut parent, neighbour) } else { union(&mut parent, best, neighbour) };
+                best = if best == 0 {
+                    root(&mut parent, neighbour)
+                } else {
+                    union(&mut parent, best, neighbour)
+                };
             }
         };
         if x > 0 {

@@ -27,9 +27,7 @@ const STEPS: [(i64, i64); 4] = [(1, 0), (0, 1), (-1, 0), (0, -1)];
 /// Follows the border from the top left corner of a region's first pixel.
 fn trace(mask: &Mask, x0: usize, y0: usize) -> Vec<[f32; 2]> {
     let (w, h) = (mask.width as i64, mask.height as i64);
-    let set = |x: i64, y: i64| {
-        (0..w).contains(&x) && (0..h).contains(&y) && mask.data[(y * w + x) as usize]
-    };
+    let set = |x: i64, y: i64| (0..w).contains(&x) && (0..h).contains(&y) && mask.data[(y * w + x) as usize];
     let start = (x0 as i64, y0 as i64);
     let (mut x, mut y) = start;
     let mut heading = 0;
@@ -160,9 +158,7 @@ mod tests {
             let outside = Mask::new(w, h, mask.data.iter().map(|v| !v).collect()).unwrap();
             let outside = outside.uncrop(0, 0, w, h);
             let (labels, _) = connected_components(&frame(&outside), false);
-            let filled = (0..w * h)
-                .map(|i| labels[(i / w + 1) * (w + 2) + i % w + 1] != labels[0])
-                .collect();
+            let filled = (0..w * h).map(|i| labels[(i / w + 1) * (w + 2) + i % w + 1] != labels[0]).collect();
             let filled = Mask::new(w, h, filled).unwrap();
             assert_eq!(draw(&polygons(&mask), w, h), filled, "round {round}");
         }

@@ -63,11 +63,8 @@ impl Image {
     /// One of the decoding variants of [`ImageError`].
     pub fn decode(bytes: &[u8], name: &Path, limits: &DecodeLimits) -> Result<Self, ImageError> {
         let (format, format_name) = sniff(bytes, name)?;
-        let damaged = |detail: String| ImageError::Decode {
-            path: name.to_path_buf(),
-            format: format_name,
-            detail,
-        };
+        let damaged =
+            |detail: String| ImageError::Decode { path: name.to_path_buf(), format: format_name, detail };
         // The decoders are not ours: a panic in one of them is a damaged file, not a crash.
         std::panic::catch_unwind(AssertUnwindSafe(|| decode_as(bytes, format, format_name, name, limits)))
             .unwrap_or_else(|_| Err(damaged("the decoder gave up".into())))
@@ -103,7 +100,7 @@ fn decode_as(
     name: &Path,
     limits: &DecodeLimits,
 ) -> Result<Image, ImageError> {
-    let failed = |error: image::ImageError| decode_error(error, format_name, name);
+    let failed = |error: image::ImageError| decode_error(error, format_name, bytes, name);
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     // Four 32-bit channels and some room for metadata: a decoder that wants more is being fooled.
     let mut bounds = Limits::no_limits();
@@ -137,22 +134,33 @@ fn to_rgb8(pixels: DynamicImage) -> Vec<u8> {
     }
 }
 
-fn decode_error(error: image::ImageError, format: &'static str, name: &Path) -> ImageError {
+/// Names the decoder's failure: data that ended is told from data that is wrong.
+fn decode_error(error: image::ImageError, format: &'static str, bytes: &[u8], name: &Path) -> ImageError {
     let path = name.to_path_buf();
-    let mut detail = error.to_string();
+    let words = error.to_string();
     let ended = match &error {
         image::ImageError::IoError(io) => io.kind() == std::io::ErrorKind::UnexpectedEof,
-        _ => ["unexpected end", "unexpected eof", "failed to fill", "exhausted data"]
+        _ => ["unexpected end", "unexpected eof", "failed to fill", "exhausted data", "not enough bytes"]
             .iter()
-            .any(|words| detail.to_lowercase().contains(words)),
+            .any(|known| words.to_lowercase().contains(known)),
     };
-    if ended {
+    if ended || (format == "WebP" && webp_is_short(bytes)) {
         return ImageError::Truncated { path, format, detail: "unexpected end of file".into() };
     }
-    if let Some(short) = detail.strip_prefix("Format error decoding ") {
-        detail = short.to_string();
-    }
-    ImageError::Decode { path, format, detail }
+    let words = words.trim().trim_start_matches("Format error decoding ");
+    let prefix = format!("{format}: ");
+    let detail = match words.get(..prefix.len()) {
+        Some(start) if start.eq_ignore_ascii_case(&prefix) => &words[prefix.len()..],
+        _ => words,
+    };
+    ImageError::Decode { path, format, detail: detail.into() }
+}
+
+/// Whether the container announces more bytes than there are (one of padding may be missing).
+fn webp_is_short(bytes: &[u8]) -> bool {
+    bytes.get(4..8).is_some_and(|size| {
+        u32::from_le_bytes([size[0], size[1], size[2], size[3]]) as usize + 7 > bytes.len()
+    })
 }
 
 /// Walks the markers of a JPEG up to its end-of-image marker. The decoder fills what is missing

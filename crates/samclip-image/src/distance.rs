@@ -95,9 +95,8 @@ mod tests {
 
     fn by_definition(mask: &Mask) -> Vec<f32> {
         let (h, w) = (mask.height as i64, mask.width as i64);
-        let inside = |x: i64, y: i64| {
-            (0..w).contains(&x) && (0..h).contains(&y) && mask.data[(y * w + x) as usize]
-        };
+        let inside =
+            |x: i64, y: i64| (0..w).contains(&x) && (0..h).contains(&y) && mask.data[(y * w + x) as usize];
         let mut out = Vec::new();
         for (y, x) in (0..h).flat_map(|y| (0..w).map(move |x| (y, x))) {
             let nearest = (-1..=h)

@@ -116,9 +116,7 @@ impl ImageError {
             Self::NotLabels { .. } => {
                 Some("save class numbers as an 8-bit grey PNG or as palette indices".into())
             }
-            Self::Write { .. } => {
-                Some("check that the folder exists and that it can be written".into())
-            }
+            Self::Write { .. } => Some("check that the folder exists and that it can be written".into()),
             _ => None,
         }
     }

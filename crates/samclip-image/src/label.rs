@@ -73,9 +73,8 @@ impl LabelMap {
         let (width, height) = (width as usize, height as usize);
         let mut data = Vec::with_capacity(width * height);
         for row in packed.chunks_exact(line) {
-            unpack_row(row, width, depth, &mut data).map_err(|value| {
-                not_labels(format!("the 16-bit value {value}"))
-            })?;
+            unpack_row(row, width, depth, &mut data)
+                .map_err(|value| not_labels(format!("the 16-bit value {value}")))?;
         }
         Self::new(width, height, data)
     }

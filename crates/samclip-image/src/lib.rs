@@ -37,7 +37,6 @@ pub use nms::{box_iou, nms};
 pub use overlay::{overlay, palette_color};
 pub use resize::{Filter, resize};
 pub use transform::{
-    ImageTransform, Normalization, Prepared, prepare_clip, prepare_sam, prepare_squash,
-    preprocess_shape,
+    ImageTransform, Normalization, Prepared, prepare_clip, prepare_sam, prepare_squash, preprocess_shape,
 };
 pub use write::{write_atomic, write_png_mask, write_png_palette, write_png_rgb};

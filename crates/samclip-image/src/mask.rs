@@ -85,7 +85,7 @@ impl Mask {
     /// First and last column and row with foreground, both included; `None` when empty.
     fn extent(&self) -> Option<[usize; 4]> {
         let mut extent: Option<[usize; 4]> = None;
-        for (y, row) in self.data.chunks_exact(self.width).enumerate() {
+        for (y, row) in self.data.chunks_exact(self.width.max(1)).enumerate() {
             let Some(first) = row.iter().position(|&v| v) else { continue };
             let last = row.iter().rposition(|&v| v).unwrap_or(first);
             let [x0, y0, x1, _] = extent.unwrap_or([first, y, last, y]);
@@ -96,9 +96,8 @@ impl Mask {
 
     /// `[x, y, width, height]` with both ends counted, as pycocotools' `toBbox`; zeros when empty.
     pub fn bbox_xywh(&self) -> [f64; 4] {
-        self.extent().map_or([0.0; 4], |[x0, y0, x1, y1]| {
-            [x0, y0, x1 - x0 + 1, y1 - y0 + 1].map(|v| v as f64)
-        })
+        self.extent()
+            .map_or([0.0; 4], |[x0, y0, x1, y1]| [x0, y0, x1 - x0 + 1, y1 - y0 + 1].map(|v| v as f64))
     }
 
     /// `[x0, y0, x1, y1]` with the last pixel's own index as the end, as SAM's

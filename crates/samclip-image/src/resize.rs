@@ -31,9 +31,7 @@ pub fn resize(image: &Image, width: usize, height: usize, filter: Filter) -> Ima
         return image.clone();
     }
     let data = match filter {
-        Filter::Nearest => {
-            nearest_plane(image.data(), (image.width(), image.height()), 3, (width, height))
-        }
+        Filter::Nearest => nearest_plane(image.data(), (image.width(), image.height()), 3, (width, height)),
         Filter::Bilinear => convolve(image, width, height, 1.0, bilinear_filter),
         Filter::Bicubic => convolve(image, width, height, 2.0, bicubic_filter),
     };
@@ -146,13 +144,7 @@ fn clip8(sum: i32) -> u8 {
 }
 
 /// Two passes, each rounded to bytes, so their order can be seen in the result.
-fn convolve(
-    image: &Image,
-    width: usize,
-    height: usize,
-    support: f64,
-    filter: fn(f64) -> f64,
-) -> Vec<u8> {
+fn convolve(image: &Image, width: usize, height: usize, support: f64, filter: fn(f64) -> f64) -> Vec<u8> {
     let (in_height, in_width) = image.size();
     let columns = |data: &[u8]| {
         let weights = Weights::new(in_width, width, support, filter);
@@ -164,9 +156,7 @@ fn convolve(
     match (width == in_width, height == in_height) {
         (true, _) => rows(image.data(), width),
         (_, true) => columns(image.data()),
-        _ if vertical_first((in_height, in_width), (height, width)) => {
-            columns(&rows(image.data(), in_width))
-        }
+        _ if vertical_first((in_height, in_width), (height, width)) => columns(&rows(image.data(), in_width)),
         _ => rows(&columns(image.data()), width),
     }
 }

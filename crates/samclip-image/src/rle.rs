@@ -32,8 +32,11 @@ fn invalid(error: impl std::fmt::Display) -> ImageError {
     ImageError::Rle(error.to_string())
 }
 
-/// Sides as the codec wants them; an error where their product leaves 32 bits.
+/// Sides as the codec wants them; an error where one is 0 or their product leaves 32 bits.
 fn checked_size([h, w]: [usize; 2]) -> Result<(u32, u32), ImageError> {
+    if h == 0 || w == 0 {
+        return Err(invalid(format!("a mask of {h} x {w} has no pixels")));
+    }
     match (u32::try_from(h), u32::try_from(w)) {
         (Ok(h32), Ok(w32)) if h32.checked_mul(w32).is_some() => Ok((h32, w32)),
         _ => Err(invalid(format!("{h} x {w} pixels do not fit 32-bit runs"))),
@@ -177,6 +180,7 @@ mod tests {
         assert!(from_coco_string("05", [2, 2]).is_err());
         assert!(from_coco_string("\u{7f}é", [2, 2]).is_err());
         assert!(from_coco_string("", [usize::MAX, 2]).is_err());
+        assert!(from_coco_string("", [0, 2]).is_err());
         assert!(from_counts(vec![1, 2], [2, 2]).is_err());
         assert!(from_polygons(&[vec![0.0, 0.0, 1.0, 1.0]], 4, 4).is_err());
         assert!(from_polygons(&[vec![0.0, 0.0, 1.0, f64::NAN, 2.0, 2.0]], 4, 4).is_err());
@@ -186,6 +190,7 @@ mod tests {
     fn decode_survives_runs_that_do_not_fit() {
         let long = Rle { size: [2, 2], counts: vec![1, u32::MAX, 7] };
         assert_eq!(decode(&long).data, [false, true, true, true]);
+        assert_eq!(decode(&Rle { size: [0, 2], counts: vec![3] }).bbox_xywh(), [0.0; 4]);
         let short = Rle { size: [2, 2], counts: vec![0, 1] };
         assert_eq!(decode(&short).data, [true, false, false, false]);
     }

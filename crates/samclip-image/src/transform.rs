@@ -21,8 +21,7 @@ pub struct Normalization {
 
 impl Normalization {
     /// SAM's, for values 0..255.
-    pub const SAM: Self =
-        Self { mean: [123.675, 116.28, 103.53], std: [58.395, 57.12, 57.375], scale: 1.0 };
+    pub const SAM: Self = Self { mean: [123.675, 116.28, 103.53], std: [58.395, 57.12, 57.375], scale: 1.0 };
 
     /// CLIP's (OpenAI and open_clip), for values 0..1.
     pub const CLIP: Self = Self {
@@ -33,9 +32,7 @@ impl Normalization {
 
     /// The result for every byte of every channel.
     fn table(&self) -> [[f32; 256]; 3] {
-        std::array::from_fn(|c| {
-            std::array::from_fn(|v| (v as f32 / self.scale - self.mean[c]) / self.std[c])
-        })
+        std::array::from_fn(|c| std::array::from_fn(|v| (v as f32 / self.scale - self.mean[c]) / self.std[c]))
     }
 }
 
@@ -58,10 +55,7 @@ impl ImageTransform {
     pub fn point_to_input(&self, [x, y]: [f32; 2]) -> [f32; 2] {
         let [sx, sy] = self.scale();
         let (top, left) = self.crop_offset;
-        [
-            (f64::from(x) * sx - left as f64) as f32,
-            (f64::from(y) * sy - top as f64) as f32,
-        ]
+        [(f64::from(x) * sx - left as f64) as f32, (f64::from(y) * sy - top as f64) as f32]
     }
 
     /// `[x0, y0, x1, y1]` in original pixels to model-input pixels.
@@ -75,10 +69,7 @@ impl ImageTransform {
     pub fn point_to_original(&self, [x, y]: [f32; 2]) -> [f32; 2] {
         let [sx, sy] = self.scale();
         let (top, left) = self.crop_offset;
-        [
-            ((f64::from(x) + left as f64) / sx) as f32,
-            ((f64::from(y) + top as f64) / sy) as f32,
-        ]
+        [((f64::from(x) + left as f64) / sx) as f32, ((f64::from(y) + top as f64) / sy) as f32]
     }
 
     /// `[x0, y0, x1, y1]` in model-input pixels back to original pixels.
@@ -89,10 +80,7 @@ impl ImageTransform {
     }
 
     fn scale(&self) -> [f64; 2] {
-        [
-            self.resized.1 as f64 / self.original.1 as f64,
-            self.resized.0 as f64 / self.original.0 as f64,
-        ]
+        [self.resized.1 as f64 / self.original.1 as f64, self.resized.0 as f64 / self.original.0 as f64]
     }
 }
 
@@ -132,12 +120,7 @@ pub fn prepare_sam(image: &Image, side: usize) -> Prepared {
 }
 
 /// The whole image squashed to `side` x `side`, its aspect ratio lost.
-pub fn prepare_squash(
-    image: &Image,
-    side: usize,
-    filter: Filter,
-    normalization: &Normalization,
-) -> Prepared {
+pub fn prepare_squash(image: &Image, side: usize, filter: Filter, normalization: &Normalization) -> Prepared {
     let input = (side, side);
     let pixels = resize(image, side, side, filter);
     let original = image.size();
@@ -152,8 +135,7 @@ pub fn prepare_squash(
 pub fn prepare_clip(image: &Image, side: usize) -> Prepared {
     let original @ (height, width) = image.size();
     let long = |long: usize, short: usize| (side as f64 * long as f64 / short as f64) as usize;
-    let resized =
-        if width <= height { (long(height, width), side) } else { (side, long(width, height)) };
+    let resized = if width <= height { (long(height, width), side) } else { (side, long(width, height)) };
     let offset = |n: usize| ((n - side) as f64 / 2.0).round_ties_even() as usize;
     let crop_offset @ (top, left) = (offset(resized.0), offset(resized.1));
     let pixels = resize(image, resized.1, resized.0, Filter::Bicubic);

@@ -58,26 +58,39 @@ fn fixture(name: &str) -> Vec<u8> {
 fn refused(bytes: &[u8], name: &str) -> ImageError {
     let error = Image::decode(bytes, Path::new(name), &limits()).expect_err(name);
     let text = error.to_string();
+    println!("{text}");
     assert!(text.ends_with(name), "{text}");
-    assert!(text.starts_with(|c: char| c.is_lowercase() || c.is_uppercase()), "{text}");
-    assert!(Mask::decode(bytes, Path::new(name), &limits()).is_err());
-    assert!(LabelMap::decode(bytes, Path::new(name), &limits()).is_err());
+    for other in [
+        Mask::decode(bytes, Path::new(name), &limits()).map(|_| ()),
+        LabelMap::decode(bytes, Path::new(name), &limits()).map(|_| ()),
+    ] {
+        assert!(other.expect_err(name).to_string().ends_with(name));
+    }
     error
 }
 
 #[test]
 fn truncated_files_are_errors_at_any_length() {
     for name in [
-        "rgb.png", "palette.png", "rgb16.png", "orientation_1.jpg", "progressive.jpg", "cmyk.jpg",
-        "lossless.webp", "lossy.webp", "rgb.bmp", "palette.bmp", "raw.tif", "lzw.tif", "deflate.tif",
+        "rgb.png",
+        "palette.png",
+        "rgb16.png",
+        "orientation_1.jpg",
+        "progressive.jpg",
+        "cmyk.jpg",
+        "lossless.webp",
+        "lossy.webp",
+        "rgb.bmp",
+        "palette.bmp",
+        "raw.tif",
+        "lzw.tif",
+        "deflate.tif",
     ] {
         let whole = fixture(name);
         for percent in [3, 10, 30, 50, 70, 90, 97] {
             let cut = &whole[..whole.len() * percent / 100];
             let error = refused(cut, "cut.file");
-            if matches!(name, "orientation_1.jpg" | "progressive.jpg") && percent >= 50 {
-                assert!(matches!(error, ImageError::Truncated { .. }), "{name} {percent}: {error}");
-            }
+            assert!(matches!(error, ImageError::Truncated { .. }), "{name} {percent}: {error}");
         }
     }
     // A JPEG thumbnail has its own end marker inside the header; it must not pass for the image's.

@@ -4,8 +4,7 @@
 mod common;
 
 use samclip_image::{
-    Filter, Normalization, postprocess_logits, prepare_clip, prepare_sam, prepare_squash,
-    preprocess_shape,
+    Filter, Normalization, postprocess_logits, prepare_clip, prepare_sam, prepare_squash, preprocess_shape,
 };
 
 const SIZES: [&str; 5] = ["37x53", "90x41", "64x64", "20x21", "131x76"];

@@ -11,8 +11,7 @@ fn equals_torch() {
     for (name, expected) in tensors.iter().filter_map(|(n, t)| Some((n.strip_prefix("out.")?, t))) {
         let parts: Vec<&str> = name.split('.').collect();
         let ((h, w), (out_h, out_w)) = (common::pair(parts[0]), common::pair(parts[1]));
-        let (row_step, column_step): (usize, usize) =
-            (parts[2].parse().unwrap(), parts[3].parse().unwrap());
+        let (row_step, column_step): (usize, usize) = (parts[2].parse().unwrap(), parts[3].parse().unwrap());
         let source = &tensors[&format!("source.{name}")].floats;
         let out = bilinear(source, h, w, out_h, out_w);
         assert_eq!(out.len(), out_h * out_w);
