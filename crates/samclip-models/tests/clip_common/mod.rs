@@ -24,8 +24,12 @@ pub struct Fixture {
 impl Fixture {
     /// Reads fixtures/clip/`name`.safetensors.
     pub fn open(name: &str, device: Device) -> Self {
-        let state = StateDict::open(&path(&format!("{name}.safetensors"))).expect("fixture is readable");
-        Self { state, device }
+        Self::at(&path(&format!("{name}.safetensors")), device)
+    }
+
+    /// Reads any safetensors file.
+    pub fn at(path: &Path, device: Device) -> Self {
+        Self { state: StateDict::open(path).expect("fixture is readable"), device }
     }
 
     /// The tensors under `w.`, without the prefix.
