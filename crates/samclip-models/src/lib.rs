@@ -7,6 +7,7 @@
 //! Reader's path: [`sam::Sam::encode`] -> [`sam::Sam::decode`]; [`sam_clip::SamClip::tokens`] ->
 //! the two heads. Numeric work goes through [`ops`], the only door to the CPU kernels.
 
+pub mod clip;
 pub mod error;
 pub mod init;
 pub mod layers;

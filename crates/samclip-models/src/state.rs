@@ -40,9 +40,13 @@ pub fn state_dict<M: Module>(module: &M) -> StateDict {
 }
 
 /// Replaces every parameter by the checkpoint's, which must hold exactly the module's names and
-/// shapes and finite values.
+/// shapes and finite values. A scalar of the checkpoint fills a parameter of shape `[1]`, which is
+/// how a module here holds one (CLIP's `logit_scale`).
 pub fn load<M: Module>(module: M, state: &StateDict) -> Result<M, ModelError> {
-    check_strict(&named_shapes(&module), state)?;
+    let scalar = |name: &str| state.get(name).is_some_and(|stored| stored.shape().is_empty());
+    let mut expected = named_shapes(&module);
+    expected.iter_mut().filter(|(name, shape)| *shape == [1] && scalar(name)).for_each(|(_, shape)| shape.clear());
+    check_strict(&expected, state)?;
     Ok(module.map(&mut Load { path: Path::default(), state }))
 }
 
@@ -105,8 +109,8 @@ impl ModuleMapper for Load<'_> {
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let stored = self.state.get(&self.path.name()).expect("checked by `check_strict`");
-        let data = TensorData::new(stored.to_f32(), stored.shape().to_vec());
         param.map(|old| {
+            let data = TensorData::new(stored.to_f32(), old.dims());
             let grad = old.is_require_grad();
             Tensor::from_data(data, &old.device()).set_require_grad(grad)
         })
