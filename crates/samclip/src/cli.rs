@@ -9,9 +9,9 @@ use crate::cmd;
 
 /// Segment images by text, click, box or everything.
 #[derive(Debug, Parser)]
-#[command(name = "samclip", version, propagate_version = true)]
+#[command(name = "samclip", version, propagate_version = true, max_term_width = 100)]
 pub struct Cli {
-    /// Say more on stderr (-v: progress of the work, -vv: details)
+    /// Say more on stderr (-v: progress of the work, -vv: details); RUST_LOG overrides
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
     #[command(subcommand)]
@@ -67,9 +67,10 @@ impl Command {
     }
 }
 
-/// Log lines go to stderr.
+/// Log lines go to stderr; `RUST_LOG` overrides the level.
 pub fn init_tracing(verbose: u8) {
-    use tracing_subscriber::filter::LevelFilter;
-    let level = [LevelFilter::WARN, LevelFilter::INFO, LevelFilter::DEBUG][usize::from(verbose.min(2))];
-    let _ = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).try_init();
+    use tracing_subscriber::EnvFilter;
+    let level = ["warn", "info", "debug"][usize::from(verbose.min(2))];
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
 }

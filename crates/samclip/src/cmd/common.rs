@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressStyle};
 use samclip_image::DecodeLimits;
 use samclip_predict::record::{Document, Failure};
 use samclip_predict::verbs::{Inputs, Observer, OutputSpec};
@@ -164,32 +165,29 @@ impl From<FormatArg> for Format {
     }
 }
 
-/// A progress line on stderr, only on a terminal and for more than one image; failures as they happen; written files
+/// A progress bar on stderr, only on a terminal and for more than one image; failures as they happen; written files
 /// on stdout unless stdout carries the JSON document.
 pub struct Progress {
-    line: ProgressLine,
-    images: usize,
-    done: usize,
+    bar: ProgressBar,
     list_files: bool,
 }
 
 impl Progress {
     /// For this many images.
     pub fn new(images: usize, json: bool) -> Self {
-        Self { line: ProgressLine::new(images > 1), images, done: 0, list_files: !json }
+        Self { bar: bar(images > 1, images as u64, "{bar:30} {pos}/{len} {wide_msg} {eta}"), list_files: !json }
     }
 
-    fn advance(&mut self, file: &Path) {
-        self.done += 1;
-        self.line.show(&format!("{}/{} {}", self.done, self.images, file.display()));
+    fn advance(&self, file: &Path) {
+        self.bar.set_message(file.display().to_string());
+        self.bar.inc(1);
     }
 }
 
 impl Observer for Progress {
     fn done(&mut self, file: &Path, written: &[PathBuf]) {
-        self.line.clear();
         if self.list_files {
-            written.iter().for_each(|path| out(&path.display().to_string()));
+            self.bar.suspend(|| written.iter().for_each(|path| out(&path.display().to_string())));
         }
         if !file.as_os_str().is_empty() {
             self.advance(file);
@@ -197,40 +195,24 @@ impl Observer for Progress {
     }
 
     fn failed(&mut self, failure: &Failure) {
-        self.line.clear();
-        print_failure(&failure.error, failure.hint.as_deref());
+        self.bar.suspend(|| print_failure(&failure.error, failure.hint.as_deref()));
         self.advance(&failure.file);
     }
 }
 
-/// One line on stderr that is written over and over, only on a terminal.
-pub struct ProgressLine {
-    wanted: bool,
-}
-
-impl ProgressLine {
-    /// A line that shows nothing unless `wanted` and stderr is a terminal.
-    pub fn new(wanted: bool) -> Self {
-        Self { wanted: wanted && std::io::stderr().is_terminal() }
-    }
-
-    /// Replaces the line; what does not fit on 79 columns is cut.
-    pub fn show(&self, text: &str) {
-        if self.wanted {
-            eprint!("\r\x1b[K{}", text.chars().take(79).collect::<String>());
-        }
-    }
-
-    /// Removes the line.
-    pub fn clear(&self) {
-        self.show("");
-    }
-}
-
-impl Drop for ProgressLine {
+impl Drop for Progress {
     fn drop(&mut self) {
-        self.clear();
+        self.bar.finish_and_clear();
     }
+}
+
+/// A bar that shows nothing unless `wanted` and stderr is a terminal.
+pub fn bar(wanted: bool, length: u64, template: &str) -> ProgressBar {
+    if !wanted || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(length).with_style(style)
 }
 
 /// Prints the document if asked and says by the exit code whether every image was answered.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use samclip_weights::{MIRROR_VARIABLE, Verified, pull};
 
-use super::common::{ProgressLine, out};
+use super::common::{bar, out};
 
 /// Arguments of `samclip pull`.
 #[derive(Debug, clap::Args)]
@@ -22,13 +22,13 @@ pub struct Args {
 /// Downloads (or verifies) the file and prints its path.
 pub fn run(args: Args) -> Result<ExitCode> {
     let mirror = std::env::var(MIRROR_VARIABLE).ok();
-    let line = ProgressLine::new(true);
+    let bar = bar(true, 0, "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
     let mut progress = |done: u64, total: Option<u64>| {
-        let total = total.map_or_else(String::new, |total| format!(" of {}", total / 1_000_000));
-        line.show(&format!("{}{total} MB", done / 1_000_000));
+        total.into_iter().for_each(|total| bar.set_length(total));
+        bar.set_position(done);
     };
     let pulled = pull(&args.name, &args.out, mirror.as_deref(), &mut progress);
-    drop(line);
+    bar.finish_and_clear();
     let pulled = pulled?;
     match &pulled.verified {
         Verified::Registry => eprintln!("SHA-256 verified"),
