@@ -51,17 +51,9 @@ pub fn convert(input: &Path, output: &Path, conversion: &Conversion<'_>) -> Resu
         all_finite(&state)?;
     }
     state.metadata.insert("format".into(), "pt".into());
-    state
-        .metadata
-        .insert("variant".into(), conversion.variant.into());
+    state.metadata.insert("variant".into(), conversion.variant.into());
     crate::write_safetensors(output, &state)?;
-    Ok(Converted {
-        format,
-        layout,
-        dropped,
-        tensors: state.len(),
-        parameters: state.parameter_count(),
-    })
+    Ok(Converted { format, layout, dropped, tensors: state.len(), parameters: state.parameter_count() })
 }
 
 fn all_finite(state: &StateDict) -> Result<()> {
@@ -79,44 +71,21 @@ mod tests {
     #[test]
     fn a_value_too_large_for_f16_is_an_error_and_no_file() {
         let dir = tempfile::tempdir().unwrap();
-        let (input, output) = (
-            dir.path().join("in.safetensors"),
-            dir.path().join("out.safetensors"),
-        );
+        let (input, output) = (dir.path().join("in.safetensors"), dir.path().join("out.safetensors"));
         let mut state = StateDict::new();
-        state.insert(
-            "visual.class_embedding",
-            TensorData::from_f32(&[2], &[1.0, 1e6]),
-        );
+        state.insert("visual.class_embedding", TensorData::from_f32(&[2], &[1.0, 1e6]));
         crate::write_safetensors(&input, &state).unwrap();
-        let to = |dtype| Conversion {
-            variant: "clip_vit_b16",
-            expected: None,
-            dtype,
-        };
+        let to = |dtype| Conversion { variant: "clip_vit_b16", expected: None, dtype };
         let e = convert(&input, &output, &to(Some(DType::F16))).unwrap_err();
-        assert!(
-            e.to_string()
-                .contains("`visual.class_embedding` has 1 non-finite"),
-            "{e}"
-        );
+        assert!(e.to_string().contains("`visual.class_embedding` has 1 non-finite"), "{e}");
         assert!(!output.exists());
         let done = convert(&input, &output, &to(Some(DType::BF16))).unwrap();
-        assert_eq!(
-            (done.tensors, done.parameters, done.layout),
-            (1, 2, Layout::OpenAiClip)
-        );
+        assert_eq!((done.tensors, done.parameters, done.layout), (1, 2, Layout::OpenAiClip));
         let back = StateDict::open(&output).unwrap();
-        assert_eq!(
-            back.get("visual.class_embedding").unwrap().dtype(),
-            DType::BF16
-        );
+        assert_eq!(back.get("visual.class_embedding").unwrap().dtype(), DType::BF16);
         assert_eq!(back.metadata["variant"], "clip_vit_b16");
         let expected = [("visual.class_embedding".to_owned(), vec![3])];
-        let strict = Conversion {
-            expected: Some(&expected),
-            ..to(None)
-        };
+        let strict = Conversion { expected: Some(&expected), ..to(None) };
         assert!(convert(&input, &output, &strict).is_err());
         assert!(convert(&input, &dir.path().join("no/such/folder"), &to(None)).is_err());
     }

@@ -138,26 +138,15 @@ impl WeightsError {
 
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
-        move |source| Self::Io {
-            action,
-            source,
-            path,
-        }
+        move |source| Self::Io { action, source, path }
     }
 
     pub(crate) fn invalid(format: &'static str, path: &Path, reason: impl Into<String>) -> Self {
-        Self::Invalid {
-            format,
-            reason: reason.into(),
-            path: path.to_path_buf(),
-        }
+        Self::Invalid { format, reason: reason.into(), path: path.to_path_buf() }
     }
 
     pub(crate) fn tensor(name: &str, reason: impl Into<String>) -> Self {
-        Self::Tensor {
-            name: name.to_owned(),
-            reason: reason.into(),
-        }
+        Self::Tensor { name: name.to_owned(), reason: reason.into() }
     }
 }
 
@@ -208,18 +197,11 @@ impl fmt::Display for Problem {
         match self {
             Self::Missing { name, shape } => write!(f, "missing `{name}` {shape:?}"),
             Self::Unexpected { name, shape } => write!(f, "unexpected `{name}` {shape:?}"),
-            Self::Shape {
-                name,
-                expected,
-                found,
-            } => {
+            Self::Shape { name, expected, found } => {
                 write!(f, "`{name}` has shape {found:?}, expected {expected:?}")
             }
             Self::NonFinite { name, index, count } => {
-                write!(
-                    f,
-                    "`{name}` has {count} non-finite values, the first at flat index {index}"
-                )
+                write!(f, "`{name}` has {count} non-finite values, the first at flat index {index}")
             }
             Self::NoRule { name } => write!(f, "unexpected `{name}` (no key-map rule)"),
         }

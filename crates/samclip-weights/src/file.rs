@@ -36,9 +36,7 @@ pub(crate) fn sniff(bytes: &[u8]) -> Format {
     }
     Format::Unknown(match bytes {
         [] => "empty file".into(),
-        _ if bytes.starts_with(b"version https://git-lfs") => {
-            "a Git LFS pointer, not the file itself".into()
-        }
+        _ if bytes.starts_with(b"version https://git-lfs") => "a Git LFS pointer, not the file itself".into(),
         _ if bytes.starts_with(b"<") => "looks like a web page".into(),
         _ if bytes.starts_with(b"\x1f\x8b") => "gzip".into(),
         _ => format!("first bytes {:02x?}", &bytes[..bytes.len().min(8)]),
@@ -48,16 +46,10 @@ pub(crate) fn sniff(bytes: &[u8]) -> Format {
 /// Maps a file read-only; an empty file gives empty bytes.
 pub(crate) fn map(path: &Path) -> Result<Bytes> {
     let file = File::open(path).map_err(WeightsError::io("cannot open", path))?;
-    let meta = file
-        .metadata()
-        .map_err(WeightsError::io("cannot read", path))?;
+    let meta = file.metadata().map_err(WeightsError::io("cannot read", path))?;
     if !meta.is_file() {
         let source = std::io::Error::other("not a regular file");
-        return Err(WeightsError::Io {
-            action: "cannot read",
-            source,
-            path: path.into(),
-        });
+        return Err(WeightsError::Io { action: "cannot read", source, path: path.into() });
     }
     if meta.len() == 0 {
         return Ok(Bytes::new());
@@ -70,9 +62,7 @@ pub(crate) fn map(path: &Path) -> Result<Bytes> {
     // valid. Another process that truncates or rewrites the file meanwhile breaks this, as for every reader
     // that maps files; our own writers never do it: they rename a finished file into place.
     let map = unsafe { memmap2::MmapOptions::new().map_copy_read_only(&file) };
-    Ok(Bytes::from_owner(
-        map.map_err(WeightsError::io("cannot map", path))?,
-    ))
+    Ok(Bytes::from_owner(map.map_err(WeightsError::io("cannot map", path))?))
 }
 
 /// Writes through a temporary file in the same directory and renames it: whole or not at all.
@@ -120,10 +110,7 @@ mod tests {
     fn formats() {
         assert_eq!(sniff(b"PK\x03\x04abc"), Format::Zip);
         assert_eq!(sniff(b"\x02\0\0\0\0\0\0\0{}"), Format::Safetensors);
-        assert_eq!(
-            sniff(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."),
-            Format::Legacy("pickle stream")
-        );
+        assert_eq!(sniff(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."), Format::Legacy("pickle stream"));
         for (bytes, word) in [
             (&b""[..], "empty"),
             (b"<!DOCTYPE html>", "web page"),

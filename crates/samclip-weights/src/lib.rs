@@ -20,8 +20,7 @@ mod variant;
 pub use convert::{Conversion, Converted, convert};
 pub use error::{Problem, Problems, Result, WeightsError};
 pub use key_map::{
-    Dropped, KeyMap, Layout, Rule, detect_layout, key_map, require_layout, to_canonical,
-    to_canonical_report,
+    Dropped, KeyMap, Layout, Rule, detect_layout, key_map, require_layout, to_canonical, to_canonical_report,
 };
 #[cfg(feature = "pull")]
 pub use pull::{MIRROR_VARIABLE, Pulled, Verified, pull, pull_model};

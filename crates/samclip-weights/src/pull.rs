@@ -64,11 +64,7 @@ pub fn pull(
 ) -> Result<Pulled> {
     let model = registry::find(name).ok_or_else(|| WeightsError::UnknownModel {
         name: name.to_owned(),
-        known: registry::models()
-            .iter()
-            .map(|m| m.name)
-            .collect::<Vec<_>>()
-            .join(", "),
+        known: registry::models().iter().map(|m| m.name).collect::<Vec<_>>().join(", "),
     })?;
     pull_model(model, dest_dir, mirror, progress)
 }
@@ -84,8 +80,7 @@ pub fn pull_model(
     if path.exists() {
         return verify_existing(model, path);
     }
-    std::fs::create_dir_all(dest_dir)
-        .map_err(WeightsError::io("cannot create the folder", dest_dir))?;
+    std::fs::create_dir_all(dest_dir).map_err(WeightsError::io("cannot create the folder", dest_dir))?;
     let url = mirror.map_or_else(
         || model.url.to_owned(),
         |base| format!("{}/{}", base.trim_end_matches('/'), model.file),
@@ -102,25 +97,11 @@ fn verify_existing(model: &OfficialModel, path: PathBuf) -> Result<Pulled> {
     let size = hash_all(&mut file, &mut hasher).map_err(WeightsError::io("cannot read", &path))?;
     let found = hex(hasher);
     check(model.size, size, model.sha256(), &found, &path)?;
-    let verified = if model.sha256().is_some() {
-        Verified::Registry
-    } else {
-        Verified::Nothing(found)
-    };
-    Ok(Pulled {
-        path,
-        verified,
-        fetched: 0,
-    })
+    let verified = if model.sha256().is_some() { Verified::Registry } else { Verified::Nothing(found) };
+    Ok(Pulled { path, verified, fetched: 0 })
 }
 
-fn check(
-    size: Option<u64>,
-    found_size: u64,
-    digest: Option<&str>,
-    found: &str,
-    path: &Path,
-) -> Result<()> {
+fn check(size: Option<u64>, found_size: u64, digest: Option<&str>, found: &str, path: &Path) -> Result<()> {
     let differs = |what, expected: String, found: String| WeightsError::Checksum {
         what,
         expected,
@@ -131,9 +112,7 @@ fn check(
         return Err(differs("size", size.to_string(), found_size.to_string()));
     }
     match digest {
-        Some(digest) if digest != found => {
-            Err(differs("sha-256", digest.to_owned(), found.to_owned()))
-        }
+        Some(digest) if digest != found => Err(differs("sha-256", digest.to_owned(), found.to_owned())),
         _ => Ok(()),
     }
 }
@@ -152,11 +131,7 @@ fn hash_all(file: &mut impl Read, hasher: &mut Sha256) -> std::io::Result<u64> {
 }
 
 fn hex(hasher: Sha256) -> String {
-    hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Why an attempt ended without the whole file.
@@ -196,11 +171,7 @@ impl<'a> Download<'a> {
             .truncate(false)
             .open(&part)
             .map_err(fail)?;
-        file.try_lock().map_err(|e| {
-            fail(std::io::Error::other(format!(
-                "another pull writes it ({e})"
-            )))
-        })?;
+        file.try_lock().map_err(|e| fail(std::io::Error::other(format!("another pull writes it ({e})"))))?;
         let mut hasher = Sha256::new();
         let have = hash_all(&mut file, &mut hasher).map_err(fail)?;
         let agent = Agent::config_builder()
@@ -243,7 +214,7 @@ impl<'a> Download<'a> {
             if failures >= ATTEMPTS {
                 return Err(self.offline(reason));
             }
-            std::thread::sleep(Duration::from_millis(100 << (2 * failures)));
+            std::thread::sleep(Duration::from_millis(200 * 3u64.pow(failures - 1)));
         }
     }
 
@@ -260,9 +231,7 @@ impl<'a> Download<'a> {
                 let (start, total) = content_range(response.headers());
                 if start != Some(self.have) {
                     self.restart().map_err(Cut::Io)?;
-                    return Err(Cut::Again(
-                        "the server answered another range than asked for".into(),
-                    ));
+                    return Err(Cut::Again("the server answered another range than asked for".into()));
                 }
                 self.total = self.total.or(total);
             }
@@ -284,10 +253,7 @@ impl<'a> Download<'a> {
                 Ok(0) => break,
                 Ok(n) => n,
                 Err(e) => {
-                    return Err(Cut::Again(format!(
-                        "the connection broke after {} bytes ({e})",
-                        self.have
-                    )));
+                    return Err(Cut::Again(format!("the connection broke after {} bytes ({e})", self.have)));
                 }
             };
             self.file.write_all(&buffer[..n]).map_err(Cut::Io)?;
@@ -300,10 +266,9 @@ impl<'a> Download<'a> {
             progress(self.have, self.total);
         }
         match self.total {
-            Some(total) if self.have < total => Err(Cut::Again(format!(
-                "the connection ended at {} of {total} bytes",
-                self.have
-            ))),
+            Some(total) if self.have < total => {
+                Err(Cut::Again(format!("the connection ended at {} of {total} bytes", self.have)))
+            }
             _ => Ok(()),
         }
     }
@@ -320,10 +285,7 @@ impl<'a> Download<'a> {
                 ureq::Error::BadUri(_) | ureq::Error::Http(_) => Cut::Final(e.to_string()),
                 e => Cut::Again(e.to_string()),
             })?;
-            let etag = response
-                .headers()
-                .get("x-linked-etag")
-                .and_then(|v| v.to_str().ok());
+            let etag = response.headers().get("x-linked-etag").and_then(|v| v.to_str().ok());
             let etag = etag.map(|tag| tag.trim_matches('"').to_ascii_lowercase());
             if let Some(tag) =
                 etag.filter(|tag| tag.len() == 64 && tag.bytes().all(|b| b.is_ascii_hexdigit()))
@@ -333,14 +295,8 @@ impl<'a> Download<'a> {
             if !response.status().is_redirection() {
                 return Ok(response);
             }
-            let to = response
-                .headers()
-                .get("location")
-                .and_then(|v| v.to_str().ok());
-            url = join(
-                &url,
-                to.ok_or_else(|| Cut::Final("a redirect without an address".into()))?,
-            );
+            let to = response.headers().get("location").and_then(|v| v.to_str().ok());
+            url = join(&url, to.ok_or_else(|| Cut::Final("a redirect without an address".into()))?);
         }
         Err(Cut::Final(format!("more than {REDIRECTS} redirects")))
     }
@@ -361,28 +317,14 @@ impl<'a> Download<'a> {
             (Digest::Hub, Some(stated)) => (Some(stated), Verified::Hub),
             (Digest::Hub, None) => (None, Verified::Nothing(found.clone())),
         };
-        if let Err(e) = check(
-            self.model.size,
-            self.have,
-            digest.as_deref(),
-            &found,
-            self.path,
-        ) {
+        if let Err(e) = check(self.model.size, self.have, digest.as_deref(), &found, self.path) {
             drop(self.file);
-            std::fs::remove_file(&self.part)
-                .map_err(WeightsError::io("cannot delete", &self.part))?;
+            std::fs::remove_file(&self.part).map_err(WeightsError::io("cannot delete", &self.part))?;
             return Err(e);
         }
-        self.file
-            .sync_all()
-            .map_err(WeightsError::io("cannot write", &self.part))?;
-        std::fs::rename(&self.part, self.path)
-            .map_err(WeightsError::io("cannot rename to", self.path))?;
-        Ok(Pulled {
-            path: self.path.to_path_buf(),
-            verified,
-            fetched: self.fetched,
-        })
+        self.file.sync_all().map_err(WeightsError::io("cannot write", &self.part))?;
+        std::fs::rename(&self.part, self.path).map_err(WeightsError::io("cannot rename to", self.path))?;
+        Ok(Pulled { path: self.path.to_path_buf(), verified, fetched: self.fetched })
     }
 
     fn offline(&self, reason: String) -> WeightsError {
@@ -390,21 +332,14 @@ impl<'a> Download<'a> {
             Digest::Sha256(hex) => format!(", sha-256 {hex}"),
             Digest::Hub => String::new(),
         };
-        let size = self
-            .model
-            .size
-            .map_or_else(String::new, |size| format!(" ({size} bytes{digest})"));
+        let size = self.model.size.map_or_else(String::new, |size| format!(" ({size} bytes{digest})"));
         let advice = format!(
             "without a network, fetch {}{size} elsewhere and put it at {}; or name a mirror that has `{}` in {MIRROR_VARIABLE}. Run the command again to resume",
             self.model.url,
             self.path.display(),
             self.model.file,
         );
-        WeightsError::Download {
-            url: self.url.to_owned(),
-            reason,
-            advice,
-        }
+        WeightsError::Download { url: self.url.to_owned(), reason, advice }
     }
 }
 
@@ -414,14 +349,8 @@ fn header_number(headers: &HeaderMap, name: &str) -> Option<u64> {
 
 /// Start and total of `Content-Range: bytes START-END/TOTAL`.
 fn content_range(headers: &HeaderMap) -> (Option<u64>, Option<u64>) {
-    let text = headers
-        .get("content-range")
-        .and_then(|v| v.to_str().ok())
-        .unwrap_or_default();
-    let (range, total) = text
-        .trim_start_matches("bytes ")
-        .split_once('/')
-        .unwrap_or((text, ""));
+    let text = headers.get("content-range").and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let (range, total) = text.trim_start_matches("bytes ").split_once('/').unwrap_or((text, ""));
     let start = range.split('-').next().unwrap_or_default();
     (start.trim().parse().ok(), total.trim().parse().ok())
 }
@@ -436,15 +365,10 @@ fn join(base: &str, to: &str) -> String {
         return format!("{}{to}", &base[..host_end.saturating_sub(2)]);
     }
     if to.starts_with('/') {
-        let end = base[host_end..]
-            .find('/')
-            .map_or(base.len(), |i| host_end + i);
+        let end = base[host_end..].find('/').map_or(base.len(), |i| host_end + i);
         return format!("{}{to}", &base[..end]);
     }
-    let end = base
-        .rfind('/')
-        .filter(|&i| i >= host_end)
-        .map_or(base.len(), |i| i);
+    let end = base.rfind('/').filter(|&i| i >= host_end).map_or(base.len(), |i| i);
     format!("{}/{to}", &base[..end])
 }
 

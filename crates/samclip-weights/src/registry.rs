@@ -160,27 +160,15 @@ mod tests {
     fn the_table_is_consistent() {
         let (mut names, mut files) = (BTreeSet::new(), BTreeSet::new());
         for model in models() {
-            assert!(
-                names.insert(model.name) && files.insert(model.file),
-                "{} is unique",
-                model.name
-            );
+            assert!(names.insert(model.name) && files.insert(model.file), "{} is unique", model.name);
             assert!(model.url.starts_with("https://"));
             if let Some(hex) = model.sha256() {
                 assert_eq!(hex.len(), 64);
-                assert!(
-                    hex.bytes()
-                        .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-                );
+                assert!(hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)));
             }
             if model.digest == Digest::Hub {
                 let (_, rest) = model.url.split_once("/resolve/").unwrap();
-                assert_eq!(
-                    rest.split('/').next().unwrap().len(),
-                    40,
-                    "{} is pinned to a commit",
-                    model.name
-                );
+                assert_eq!(rest.split('/').next().unwrap().len(), 40, "{} is pinned to a commit", model.name);
             }
         }
         assert_eq!(find("sam_vit_b").unwrap().file, "sam_vit_b_01ec64.pth");

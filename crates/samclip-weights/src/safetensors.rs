@@ -30,10 +30,7 @@ pub(crate) fn parse(bytes: Bytes, path: &Path) -> Result<StateDict> {
     let mut state = StateDict::new();
     for (name, info) in metadata.tensors() {
         let dtype = dtype_of(info.dtype).ok_or_else(|| {
-            invalid(format!(
-                "tensor `{name}` has unsupported element type {:?}",
-                info.dtype
-            ))
+            invalid(format!("tensor `{name}` has unsupported element type {:?}", info.dtype))
         })?;
         let (start, end) = info.data_offsets;
         let data = bytes.slice(data_start + start..data_start + end);
@@ -49,14 +46,10 @@ pub(crate) fn parse(bytes: Bytes, path: &Path) -> Result<StateDict> {
 
 /// The JSON text, with its length checked.
 fn header(bytes: &[u8]) -> Result<&[u8], String> {
-    let (length, rest) = bytes
-        .split_first_chunk::<8>()
-        .ok_or("shorter than its 8-byte length field")?;
+    let (length, rest) = bytes.split_first_chunk::<8>().ok_or("shorter than its 8-byte length field")?;
     let length = u64::from_le_bytes(*length);
     if length > MAX_HEADER as u64 {
-        return Err(format!(
-            "header of {length} bytes, expected at most {MAX_HEADER}"
-        ));
+        return Err(format!("header of {length} bytes, expected at most {MAX_HEADER}"));
     }
     rest.get(..length as usize)
         .ok_or_else(|| format!("header of {length} bytes, the file has {}", rest.len()))
@@ -138,9 +131,7 @@ fn write_to(out: &mut (impl Write + ?Sized), state: &StateDict) -> std::io::Resu
     header.resize(header.len().next_multiple_of(8), b' ');
     out.write_all(&(header.len() as u64).to_le_bytes())?;
     out.write_all(&header)?;
-    order
-        .iter()
-        .try_for_each(|(_, tensor)| out.write_all(tensor.bytes()))
+    order.iter().try_for_each(|(_, tensor)| out.write_all(tensor.bytes()))
 }
 
 #[cfg(test)]
@@ -155,9 +146,7 @@ mod tests {
     }
 
     fn error(bytes: &[u8]) -> String {
-        StateDict::from_safetensors_bytes(bytes)
-            .unwrap_err()
-            .to_string()
+        StateDict::from_safetensors_bytes(bytes).unwrap_err().to_string()
     }
 
     #[test]
@@ -166,10 +155,7 @@ mod tests {
         state.metadata.insert("format".into(), "pt".into());
         state.metadata.insert("a".into(), "b \" ü".into());
         state.insert("w", TensorData::from_f32(&[2, 2], &[1.0, 2.0, 3.0, 4.0]));
-        state.insert(
-            "h",
-            TensorData::from_f32_as(DType::F16, &[3], &[1.0, 2.0, 3.0]),
-        );
+        state.insert("h", TensorData::from_f32_as(DType::F16, &[3], &[1.0, 2.0, 3.0]));
         state.insert("empty", TensorData::from_f32(&[0, 4], &[]));
         state.insert("scalar", TensorData::from_f32(&[], &[7.0]));
         state.insert("n", TensorData::from_i64(&[1], &[-5]));
@@ -178,10 +164,7 @@ mod tests {
         assert_eq!(bytes, to_safetensors_bytes(&state.clone()));
         // An independent reader agrees.
         let other = SafeTensors::deserialize(&bytes).unwrap();
-        assert_eq!(
-            other.tensor("w").unwrap().data(),
-            state.get("w").unwrap().bytes()
-        );
+        assert_eq!(other.tensor("w").unwrap().data(), state.get("w").unwrap().bytes());
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.safetensors");
         write_safetensors(&path, &state).unwrap();
@@ -223,11 +206,7 @@ mod tests {
             ),
             ("not json", file("{nope", 0), "header"),
             ("not an object", file("[1,2,3]", 0), "header"),
-            (
-                "deep",
-                file(&format!("{{\"a\":{}", "[".repeat(100_000)), 0),
-                "header",
-            ),
+            ("deep", file(&format!("{{\"a\":{}", "[".repeat(100_000)), 0), "header"),
             (
                 "not utf-8",
                 {
@@ -237,81 +216,24 @@ mod tests {
                 },
                 "header",
             ),
-            (
-                "overlap",
-                file(
-                    &format!(r#"{{"a":{},"b":{}}}"#, t("[0,8]"), t("[4,12]")),
-                    12,
-                ),
-                "b",
-            ),
-            (
-                "hole",
-                file(
-                    &format!(r#"{{"a":{},"b":{}}}"#, t("[0,8]"), t("[12,20]")),
-                    20,
-                ),
-                "b",
-            ),
-            (
-                "out of range",
-                file(&format!(r#"{{"a":{}}}"#, t("[0,8]")), 4),
-                "",
-            ),
-            (
-                "trailing bytes",
-                file(&format!(r#"{{"a":{}}}"#, t("[0,8]")), 9),
-                "",
-            ),
-            (
-                "reversed",
-                file(&format!(r#"{{"a":{}}}"#, t("[8,0]")), 8),
-                "a",
-            ),
-            (
-                "shape and offsets",
-                file(
-                    r#"{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}"#,
-                    8,
-                ),
-                "",
-            ),
+            ("overlap", file(&format!(r#"{{"a":{},"b":{}}}"#, t("[0,8]"), t("[4,12]")), 12), "b"),
+            ("hole", file(&format!(r#"{{"a":{},"b":{}}}"#, t("[0,8]"), t("[12,20]")), 20), "b"),
+            ("out of range", file(&format!(r#"{{"a":{}}}"#, t("[0,8]")), 4), ""),
+            ("trailing bytes", file(&format!(r#"{{"a":{}}}"#, t("[0,8]")), 9), ""),
+            ("reversed", file(&format!(r#"{{"a":{}}}"#, t("[8,0]")), 8), "a"),
+            ("shape and offsets", file(r#"{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}"#, 8), ""),
             (
                 "overflow",
-                file(
-                    r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}"#,
-                    0,
-                ),
+                file(r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}"#, 0),
                 "",
             ),
-            (
-                "negative",
-                file(
-                    r#"{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,0]}}"#,
-                    0,
-                ),
-                "",
-            ),
-            (
-                "dtype",
-                file(
-                    r#"{"a":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]}}"#,
-                    1,
-                ),
-                "`a`",
-            ),
-            (
-                "twice",
-                file(&format!(r#"{{"a":{},"a":{}}}"#, t("[0,8]"), t("[0,8]")), 8),
-                "`a` occurs twice",
-            ),
+            ("negative", file(r#"{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,0]}}"#, 0), ""),
+            ("dtype", file(r#"{"a":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]}}"#, 1), "`a`"),
+            ("twice", file(&format!(r#"{{"a":{},"a":{}}}"#, t("[0,8]"), t("[0,8]")), 8), "`a` occurs twice"),
         ];
         for (what, bytes, expected) in cases {
             let message = error(&bytes);
-            assert!(
-                message.starts_with("invalid safetensors file"),
-                "{what}: {message}"
-            );
+            assert!(message.starts_with("invalid safetensors file"), "{what}: {message}");
             assert!(message.contains(expected), "{what}: {message}");
         }
     }

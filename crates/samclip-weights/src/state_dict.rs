@@ -65,21 +65,11 @@ impl StateDict {
                 safetensors::parse(bytes, path).map(|state| (state, FileFormat::Safetensors))
             }
             Format::Zip => crate::torch::parse(bytes, path).map(|(state, script)| {
-                let format = if script {
-                    FileFormat::TorchScript
-                } else {
-                    FileFormat::Torch
-                };
+                let format = if script { FileFormat::TorchScript } else { FileFormat::Torch };
                 (state, format)
             }),
-            Format::Legacy(kind) => Err(WeightsError::LegacyTorch {
-                kind,
-                path: path.into(),
-            }),
-            Format::Unknown(found) => Err(WeightsError::UnknownFormat {
-                found,
-                path: path.into(),
-            }),
+            Format::Legacy(kind) => Err(WeightsError::LegacyTorch { kind, path: path.into() }),
+            Format::Unknown(found) => Err(WeightsError::UnknownFormat { found, path: path.into() }),
         }
     }
 
@@ -100,8 +90,7 @@ impl StateDict {
 
     /// The tensor of that name, or an error that names it.
     pub fn require(&self, name: &str) -> Result<&TensorData> {
-        self.get(name)
-            .ok_or_else(|| WeightsError::tensor(name, "is missing"))
+        self.get(name).ok_or_else(|| WeightsError::tensor(name, "is missing"))
     }
 
     /// Adds or replaces; returns what was there.
@@ -116,9 +105,7 @@ impl StateDict {
 
     /// Tensors in name order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &TensorData)> {
-        self.tensors
-            .iter()
-            .map(|(name, tensor)| (name.as_str(), tensor))
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
 
     /// Names in order.
@@ -144,25 +131,15 @@ impl StateDict {
     /// Whether any name starts with `prefix`.
     pub fn has_prefix(&self, prefix: &str) -> bool {
         self.tensors
-            .range::<str, _>((
-                std::ops::Bound::Included(prefix),
-                std::ops::Bound::Unbounded,
-            ))
+            .range::<str, _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded))
             .next()
             .is_some_and(|(name, _)| name.starts_with(prefix))
     }
 
     /// All float tensors in another float type; integers stay.
     pub fn cast_float(&self, dtype: crate::DType) -> Self {
-        let tensors = self
-            .tensors
-            .iter()
-            .map(|(n, t)| (n.clone(), t.cast_float(dtype)))
-            .collect();
-        Self {
-            tensors,
-            metadata: self.metadata.clone(),
-        }
+        let tensors = self.tensors.iter().map(|(n, t)| (n.clone(), t.cast_float(dtype))).collect();
+        Self { tensors, metadata: self.metadata.clone() }
     }
 }
 
@@ -177,10 +154,7 @@ impl IntoIterator for StateDict {
 
 impl FromIterator<(String, TensorData)> for StateDict {
     fn from_iter<I: IntoIterator<Item = (String, TensorData)>>(iter: I) -> Self {
-        Self {
-            tensors: iter.into_iter().collect(),
-            metadata: BTreeMap::new(),
-        }
+        Self { tensors: iter.into_iter().collect(), metadata: BTreeMap::new() }
     }
 }
 
@@ -189,15 +163,11 @@ impl FromIterator<(String, TensorData)> for StateDict {
 /// Every missing, unexpected, mis-shaped and non-finite tensor is reported at once, in name order.
 /// Element types are free: loading converts.
 pub fn check_strict(expected: &[(String, Vec<usize>)], state: &StateDict) -> Result<()> {
-    let expected: BTreeMap<&str, &Vec<usize>> =
-        expected.iter().map(|(n, s)| (n.as_str(), s)).collect();
+    let expected: BTreeMap<&str, &Vec<usize>> = expected.iter().map(|(n, s)| (n.as_str(), s)).collect();
     let mut problems = Vec::new();
     for (&name, &shape) in &expected {
         match state.get(name) {
-            None => problems.push(Problem::Missing {
-                name: name.into(),
-                shape: shape.clone(),
-            }),
+            None => problems.push(Problem::Missing { name: name.into(), shape: shape.clone() }),
             Some(found) if found.shape() != shape.as_slice() => problems.push(Problem::Shape {
                 name: name.into(),
                 expected: shape.clone(),
@@ -208,28 +178,17 @@ pub fn check_strict(expected: &[(String, Vec<usize>)], state: &StateDict) -> Res
     }
     for (name, tensor) in state.iter() {
         if !expected.contains_key(name) {
-            problems.push(Problem::Unexpected {
-                name: name.into(),
-                shape: tensor.shape().to_vec(),
-            });
+            problems.push(Problem::Unexpected { name: name.into(), shape: tensor.shape().to_vec() });
         }
     }
     problems.extend(non_finite(state));
-    if problems.is_empty() {
-        Ok(())
-    } else {
-        Err(WeightsError::Mismatch(Problems(problems)))
-    }
+    if problems.is_empty() { Ok(()) } else { Err(WeightsError::Mismatch(Problems(problems))) }
 }
 
 /// Every float tensor that holds a NaN or an infinity, in name order.
 pub fn non_finite(state: &StateDict) -> Vec<Problem> {
     let bad = |(name, t): (&str, &TensorData)| {
-        t.non_finite().map(|(index, count)| Problem::NonFinite {
-            name: name.into(),
-            index,
-            count,
-        })
+        t.non_finite().map(|(index, count)| Problem::NonFinite { name: name.into(), index, count })
     };
     state.iter().filter_map(bad).collect()
 }
@@ -281,9 +240,7 @@ mod tests {
     #[test]
     fn long_lists_are_counted() {
         let expected: Vec<_> = (0..20).map(|i| (format!("t{i:02}"), vec![1])).collect();
-        let message = check_strict(&expected, &StateDict::new())
-            .unwrap_err()
-            .to_string();
+        let message = check_strict(&expected, &StateDict::new()).unwrap_err().to_string();
         assert!(message.ends_with("and 12 more"), "{message}");
     }
 

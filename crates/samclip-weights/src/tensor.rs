@@ -3,6 +3,7 @@
 //! The bytes are a shared slice, so that tensors of a mapped file cost no copy until they are converted.
 
 use bytes::Bytes;
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::error::{Result, WeightsError};
@@ -97,6 +98,26 @@ pub(crate) fn element_count(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
 }
 
+/// Elements one after the other.
+fn little_endian<const N: usize>(elements: impl ExactSizeIterator<Item = [u8; N]>) -> Vec<u8> {
+    let mut out = vec![0; elements.len() * N];
+    for (to, from) in out.as_chunks_mut().0.iter_mut().zip(elements) {
+        *to = from;
+    }
+    out
+}
+
+/// Index of the first bad element and their number.
+fn scan<const N: usize>(bytes: &[u8], bad: impl Fn([u8; N]) -> bool) -> Option<(usize, usize)> {
+    // Without an early exit the loop runs at the speed of memory, and nearly every tensor is good.
+    let elements = bytes.as_chunks::<N>().0;
+    let count: usize = elements.iter().map(|c| usize::from(bad(*c))).sum();
+    if count == 0 {
+        return None;
+    }
+    elements.iter().position(|c| bad(*c)).map(|first| (first, count))
+}
+
 impl TensorData {
     /// Wraps bytes; an error message when their length is not shape × element size.
     pub fn new(dtype: DType, shape: Vec<usize>, bytes: Bytes) -> Result<Self, String> {
@@ -104,16 +125,9 @@ impl TensorData {
             .and_then(|n| n.checked_mul(dtype.size()))
             .ok_or_else(|| format!("shape {shape:?} overflows"))?;
         if bytes.len() != expected {
-            return Err(format!(
-                "shape {shape:?} of {dtype} needs {expected} bytes, found {}",
-                bytes.len()
-            ));
+            return Err(format!("shape {shape:?} of {dtype} needs {expected} bytes, found {}", bytes.len()));
         }
-        Ok(Self {
-            dtype,
-            shape,
-            bytes,
-        })
+        Ok(Self { dtype, shape, bytes })
     }
 
     /// Row-major f32 values. Panics when `values` does not fill `shape` (a programming error).
@@ -124,47 +138,30 @@ impl TensorData {
     /// Row-major values rounded (to nearest even) to a float type.
     /// Panics when `values` does not fill `shape` or `dtype` is not a float (programming errors).
     pub fn from_f32_as(dtype: DType, shape: &[usize], values: &[f32]) -> Self {
-        assert_eq!(
-            element_count(shape),
-            Some(values.len()),
-            "values must fill shape {shape:?}"
-        );
-        let bytes: Vec<u8> = match dtype {
-            DType::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-            DType::F64 => values
-                .iter()
-                .flat_map(|&v| f64::from(v).to_le_bytes())
-                .collect(),
-            DType::F16 => values
-                .iter()
-                .flat_map(|&v| f16::from_f32(v).to_le_bytes())
-                .collect(),
-            DType::BF16 => values
-                .iter()
-                .flat_map(|&v| bf16::from_f32(v).to_le_bytes())
-                .collect(),
+        assert_eq!(element_count(shape), Some(values.len()), "values must fill shape {shape:?}");
+        let bytes = match dtype {
+            DType::F32 => little_endian(values.iter().map(|v| v.to_le_bytes())),
+            DType::F64 => little_endian(values.iter().map(|&v| f64::from(v).to_le_bytes())),
+            DType::F16 => {
+                let mut half = vec![f16::ZERO; values.len()];
+                half.convert_from_f32_slice(values);
+                little_endian(half.iter().map(|v| v.to_le_bytes()))
+            }
+            DType::BF16 => {
+                let mut half = vec![bf16::ZERO; values.len()];
+                half.convert_from_f32_slice(values);
+                little_endian(half.iter().map(|v| v.to_le_bytes()))
+            }
             other => panic!("from_f32_as: {other} is not a float type"),
         };
-        Self {
-            dtype,
-            shape: shape.to_vec(),
-            bytes: bytes.into(),
-        }
+        Self { dtype, shape: shape.to_vec(), bytes: bytes.into() }
     }
 
     /// Row-major i64 values. Panics when `values` does not fill `shape` (a programming error).
     pub fn from_i64(shape: &[usize], values: &[i64]) -> Self {
-        assert_eq!(
-            element_count(shape),
-            Some(values.len()),
-            "values must fill shape {shape:?}"
-        );
-        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        Self {
-            dtype: DType::I64,
-            shape: shape.to_vec(),
-            bytes: bytes.into(),
-        }
+        assert_eq!(element_count(shape), Some(values.len()), "values must fill shape {shape:?}");
+        let bytes = little_endian(values.iter().map(|v| v.to_le_bytes()));
+        Self { dtype: DType::I64, shape: shape.to_vec(), bytes: bytes.into() }
     }
 
     /// Lengths of the axes; empty for a scalar.
@@ -191,31 +188,18 @@ impl TensorData {
     pub fn to_f32(&self) -> Vec<f32> {
         let b = &self.bytes[..];
         match self.dtype {
-            DType::F32 => {
-                let mut out = vec![0f32; b.len() / 4];
-                for (o, c) in out.iter_mut().zip(b.as_chunks::<4>().0) {
-                    *o = f32::from_le_bytes(*c);
-                }
-                out
+            DType::F32 => b.as_chunks().0.iter().map(|c| f32::from_le_bytes(*c)).collect(),
+            DType::F64 => b.as_chunks().0.iter().map(|c| f64::from_le_bytes(*c) as f32).collect(),
+            DType::F16 => {
+                let half: Vec<f16> = b.as_chunks().0.iter().map(|c| f16::from_le_bytes(*c)).collect();
+                let mut wide = vec![0.0; half.len()];
+                half.convert_to_f32_slice(&mut wide);
+                wide
             }
-            DType::F64 => b
-                .as_chunks()
-                .0
-                .iter()
-                .map(|c| f64::from_le_bytes(*c) as f32)
-                .collect(),
-            DType::F16 => b
-                .as_chunks()
-                .0
-                .iter()
-                .map(|c| f16::from_le_bytes(*c).to_f32())
-                .collect(),
-            DType::BF16 => b
-                .as_chunks()
-                .0
-                .iter()
-                .map(|c| bf16::from_le_bytes(*c).to_f32())
-                .collect(),
+            DType::BF16 => {
+                let wide = |c: &[u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(*c)) << 16);
+                b.as_chunks().0.iter().map(wide).collect()
+            }
             _ => self.integers().map(|v| v as f32).collect(),
         }
     }
@@ -223,10 +207,7 @@ impl TensorData {
     /// Values as i64, for the integer types and bool; an error for floats.
     pub fn to_i64(&self) -> Result<Vec<i64>> {
         if self.dtype.is_float() {
-            return Err(WeightsError::tensor(
-                "?",
-                format!("is {}, expected integers", self.dtype),
-            ));
+            return Err(WeightsError::tensor("?", format!("is {}, expected integers", self.dtype)));
         }
         Ok(self.integers().collect())
     }
@@ -235,18 +216,8 @@ impl TensorData {
         let b = &self.bytes[..];
         match self.dtype {
             DType::I64 => Box::new(b.as_chunks().0.iter().map(|c| i64::from_le_bytes(*c))),
-            DType::I32 => Box::new(
-                b.as_chunks()
-                    .0
-                    .iter()
-                    .map(|c| i32::from_le_bytes(*c).into()),
-            ),
-            DType::I16 => Box::new(
-                b.as_chunks()
-                    .0
-                    .iter()
-                    .map(|c| i16::from_le_bytes(*c).into()),
-            ),
+            DType::I32 => Box::new(b.as_chunks().0.iter().map(|c| i32::from_le_bytes(*c).into())),
+            DType::I16 => Box::new(b.as_chunks().0.iter().map(|c| i16::from_le_bytes(*c).into())),
             DType::I8 => Box::new(b.iter().map(|&c| (c as i8).into())),
             _ => Box::new(b.iter().map(|&c| c.into())),
         }
@@ -264,41 +235,13 @@ impl TensorData {
     pub fn non_finite(&self) -> Option<(usize, usize)> {
         let b = &self.bytes[..];
         // An exponent of all ones is a NaN or an infinity in every IEEE-like type.
-        let bad: Box<dyn Iterator<Item = bool>> = match self.dtype {
-            DType::F32 => Box::new(
-                b.as_chunks()
-                    .0
-                    .iter()
-                    .map(|c| !f32::from_le_bytes(*c).is_finite()),
-            ),
-            DType::F64 => Box::new(
-                b.as_chunks()
-                    .0
-                    .iter()
-                    .map(|c| !f64::from_le_bytes(*c).is_finite()),
-            ),
-            DType::F16 => Box::new(
-                b.as_chunks()
-                    .0
-                    .iter()
-                    .map(|c| u16::from_le_bytes(*c) & 0x7c00 == 0x7c00),
-            ),
-            DType::BF16 => Box::new(
-                b.as_chunks()
-                    .0
-                    .iter()
-                    .map(|c| u16::from_le_bytes(*c) & 0x7f80 == 0x7f80),
-            ),
-            _ => return None,
-        };
-        let (mut first, mut count) = (None, 0);
-        for (i, bad) in bad.enumerate() {
-            if bad {
-                first.get_or_insert(i);
-                count += 1;
-            }
+        match self.dtype {
+            DType::F32 => scan(b, |c| u32::from_le_bytes(c) & 0x7f80_0000 == 0x7f80_0000),
+            DType::F64 => scan(b, |c| !f64::from_le_bytes(c).is_finite()),
+            DType::F16 => scan(b, |c| u16::from_le_bytes(c) & 0x7c00 == 0x7c00),
+            DType::BF16 => scan(b, |c| u16::from_le_bytes(c) & 0x7f80 == 0x7f80),
+            _ => None,
         }
-        first.map(|index| (index, count))
     }
 
     /// The same elements under another shape of equal size.
@@ -309,10 +252,7 @@ impl TensorData {
     /// Rows and columns swapped; an error message for anything but a matrix.
     pub fn transposed(&self) -> Result<Self, String> {
         let &[rows, cols] = &self.shape[..] else {
-            return Err(format!(
-                "has shape {:?}, expected a matrix to transpose",
-                self.shape
-            ));
+            return Err(format!("has shape {:?}, expected a matrix to transpose", self.shape));
         };
         let size = self.dtype.size();
         let mut out = vec![0u8; self.bytes.len()];
@@ -337,9 +277,7 @@ impl TensorData {
                     first.dtype, first.shape, part.dtype, part.shape
                 ));
             }
-            rows = rows
-                .checked_add(part.shape[0])
-                .ok_or("joined shape overflows")?;
+            rows = rows.checked_add(part.shape[0]).ok_or("joined shape overflows")?;
             bytes.extend_from_slice(&part.bytes);
         }
         let shape = std::iter::once(rows).chain(tail.iter().copied()).collect();
@@ -372,10 +310,7 @@ mod tests {
     fn transpose_and_join() {
         let m = TensorData::from_f32(&[2, 3], &[1., 2., 3., 4., 5., 6.]);
         let t = m.transposed().unwrap();
-        assert_eq!(
-            (t.shape(), t.to_f32()),
-            (&[3, 2][..], vec![1., 4., 2., 5., 3., 6.])
-        );
+        assert_eq!((t.shape(), t.to_f32()), (&[3, 2][..], vec![1., 4., 2., 5., 3., 6.]));
         let j = TensorData::concatenated(&[&m, &m]).unwrap();
         assert_eq!(j.shape(), [4, 3]);
         assert!(TensorData::concatenated(&[&m, &t]).is_err());
@@ -386,17 +321,13 @@ mod tests {
         for dtype in [DType::F64, DType::F32, DType::F16, DType::BF16] {
             let t = TensorData::from_f32_as(dtype, &[4], &[0.0, f32::NAN, 1.0, f32::NEG_INFINITY]);
             assert_eq!(t.non_finite(), Some((1, 2)), "{dtype}");
-            assert_eq!(
-                TensorData::from_f32_as(dtype, &[2], &[0.0, -3.0e4]).non_finite(),
-                None
-            );
+            assert_eq!(TensorData::from_f32_as(dtype, &[2], &[0.0, -3.0e4]).non_finite(), None);
         }
     }
 
     #[test]
     fn integers_widen() {
-        let t =
-            TensorData::new(DType::I16, vec![2], Bytes::from_static(&[0xff, 0xff, 2, 0])).unwrap();
+        let t = TensorData::new(DType::I16, vec![2], Bytes::from_static(&[0xff, 0xff, 2, 0])).unwrap();
         assert_eq!(t.to_i64().unwrap(), [-1, 2]);
         assert_eq!(t.to_f32(), [-1.0, 2.0]);
         assert!(TensorData::from_f32(&[1], &[1.0]).to_i64().is_err());

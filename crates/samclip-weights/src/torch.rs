@@ -36,23 +36,14 @@ const WRAPPERS: [&str; 4] = ["state_dict", "model", "model_state_dict", "module"
 pub(crate) fn parse(bytes: Bytes, path: &Path) -> Result<(StateDict, bool)> {
     let mut archive = Archive::open(bytes, path)?;
     let script = archive.records.contains_key("constants.pkl");
-    let dialect = if script {
-        Dialect::TorchScript
-    } else {
-        Dialect::Checkpoint
-    };
+    let dialect = if script { Dialect::TorchScript } else { Dialect::Checkpoint };
     let graph = pickle::load(&archive.stored("data.pkl")?, dialect, path)?;
-    let views = if script {
-        module_tensors(&graph, &mut archive)?
-    } else {
-        dict_tensors(&graph, path)?
-    };
+    let views = if script { module_tensors(&graph, &mut archive)? } else { dict_tensors(&graph, path)? };
     let mut state = StateDict::new();
     let mut budget = archive.gather_budget();
     for (name, view) in views {
-        let tensor = archive
-            .tensor(view, &mut budget)
-            .map_err(|reason| archive.bad_tensor(&name, &reason))?;
+        let tensor =
+            archive.tensor(view, &mut budget).map_err(|reason| archive.bad_tensor(&name, &reason))?;
         if state.insert(name.clone(), tensor).is_some() {
             return Err(archive.bad_tensor(&name, "occurs twice"));
         }
@@ -79,66 +70,34 @@ struct Archive<'a> {
 impl<'a> Archive<'a> {
     fn open(bytes: Bytes, path: &'a Path) -> Result<Self> {
         let invalid = |reason: String| WeightsError::invalid("zip", path, reason);
-        let mut zip =
-            ZipArchive::new(Cursor::new(bytes.clone())).map_err(|e| invalid(e.to_string()))?;
+        let mut zip = ZipArchive::new(Cursor::new(bytes.clone())).map_err(|e| invalid(e.to_string()))?;
         if zip.len() > MAX_RECORDS {
-            return Err(invalid(format!(
-                "{} records, expected at most {MAX_RECORDS}",
-                zip.len()
-            )));
+            return Err(invalid(format!("{} records, expected at most {MAX_RECORDS}", zip.len())));
         }
-        let is_root = |name: &&str| {
-            name.strip_suffix("/data.pkl")
-                .is_some_and(|root| !root.contains('/'))
-        };
-        let roots: Vec<String> = zip
-            .file_names()
-            .filter(is_root)
-            .map(str::to_owned)
-            .collect();
+        let is_root = |name: &&str| name.strip_suffix("/data.pkl").is_some_and(|root| !root.contains('/'));
+        let roots: Vec<String> = zip.file_names().filter(is_root).map(str::to_owned).collect();
         let [root] = roots.as_slice() else {
-            let reason = format!(
-                "{} records named `ROOT/data.pkl`, expected one",
-                roots.len()
-            );
+            let reason = format!("{} records named `ROOT/data.pkl`, expected one", roots.len());
             return Err(WeightsError::invalid("torch", path, reason));
         };
         let root = root.trim_end_matches("data.pkl").to_owned();
         let mut records = BTreeMap::new();
         for index in 0..zip.len() {
-            let file = zip
-                .by_index_raw(index)
-                .map_err(|e| invalid(e.to_string()))?;
+            let file = zip.by_index_raw(index).map_err(|e| invalid(e.to_string()))?;
             if file.encrypted() {
                 return Err(invalid(format!("record `{}` is encrypted", file.name())));
             }
             let Some(name) = file.name().strip_prefix(&root) else {
                 continue;
             };
-            let stored = file.compression() == CompressionMethod::Stored
-                && file.size() == file.compressed_size();
-            let record = Record {
-                index,
-                stored,
-                start: file.data_start(),
-                size: file.size(),
-            };
+            let stored =
+                file.compression() == CompressionMethod::Stored && file.size() == file.compressed_size();
+            let record = Record { index, stored, start: file.data_start(), size: file.size() };
             records.insert(name.to_owned(), record);
         }
-        let archive = Self {
-            path,
-            bytes,
-            zip,
-            records,
-        };
-        if archive.records.contains_key("byteorder")
-            && &archive.stored("byteorder")?[..] != b"little"
-        {
-            return Err(WeightsError::invalid(
-                "torch",
-                path,
-                "big-endian, expected little-endian",
-            ));
+        let archive = Self { path, bytes, zip, records };
+        if archive.records.contains_key("byteorder") && &archive.stored("byteorder")?[..] != b"little" {
+            return Err(WeightsError::invalid("torch", path, "big-endian, expected little-endian"));
         }
         Ok(archive)
     }
@@ -153,19 +112,12 @@ impl<'a> Archive<'a> {
 
     /// A record as a slice of the file.
     fn stored(&self, name: &str) -> Result<Bytes> {
-        let record = self
-            .records
-            .get(name)
-            .ok_or_else(|| self.invalid(format!("no record `{name}`")))?;
+        let record = self.records.get(name).ok_or_else(|| self.invalid(format!("no record `{name}`")))?;
         if !record.stored {
             return Err(self.invalid(format!("record `{name}` is compressed, expected stored")));
         }
-        let end = record
-            .start
-            .checked_add(record.size)
-            .filter(|&end| end <= self.bytes.len() as u64);
-        let end =
-            end.ok_or_else(|| self.invalid(format!("record `{name}` ends outside the file")))?;
+        let end = record.start.checked_add(record.size).filter(|&end| end <= self.bytes.len() as u64);
+        let end = end.ok_or_else(|| self.invalid(format!("record `{name}` ends outside the file")))?;
         Ok(self.bytes.slice(record.start as usize..end as usize))
     }
 
@@ -175,14 +127,10 @@ impl<'a> Archive<'a> {
             return Ok(None);
         };
         let path = self.path;
-        let bad = |reason: String| {
-            WeightsError::invalid("torch", path, format!("record `{name}`: {reason}"))
-        };
+        let bad = |reason: String| WeightsError::invalid("torch", path, format!("record `{name}`: {reason}"));
         let file = self.zip.by_index(index).map_err(|e| bad(e.to_string()))?;
         let mut text = String::new();
-        file.take(*budget + 1)
-            .read_to_string(&mut text)
-            .map_err(|e| bad(e.to_string()))?;
+        file.take(*budget + 1).read_to_string(&mut text).map_err(|e| bad(e.to_string()))?;
         let left = budget.checked_sub(text.len() as u64);
         *budget = left.ok_or_else(|| bad(format!("sources beyond {MAX_SOURCE} bytes")))?;
         Ok(Some(text))
@@ -196,18 +144,10 @@ impl<'a> Archive<'a> {
     /// The elements of a view, checked against its storage.
     fn tensor(&self, view: &View, budget: &mut usize) -> Result<TensorData, String> {
         let (size, storage) = (view.dtype.size(), &view.storage);
-        let bytes = self
-            .stored(&format!("data/{}", storage.key))
-            .map_err(|e| e.to_string())?;
-        let claimed = storage
-            .numel
-            .checked_mul(size)
-            .ok_or("its storage overflows")?;
+        let bytes = self.stored(&format!("data/{}", storage.key)).map_err(|e| e.to_string())?;
+        let claimed = storage.numel.checked_mul(size).ok_or("its storage overflows")?;
         if claimed > bytes.len() {
-            return Err(format!(
-                "its storage has {} bytes, expected {claimed}",
-                bytes.len()
-            ));
+            return Err(format!("its storage has {} bytes, expected {claimed}", bytes.len()));
         }
         let count = element_count(&view.shape).ok_or("its shape overflows")?;
         if count == 0 {
@@ -225,9 +165,7 @@ impl<'a> Archive<'a> {
             return TensorData::new(view.dtype, view.shape.clone(), data);
         }
         let total = count.checked_mul(size).ok_or("its shape overflows")?;
-        *budget = budget
-            .checked_sub(total)
-            .ok_or("expanded views need far more memory than the file")?;
+        *budget = budget.checked_sub(total).ok_or("expanded views need far more memory than the file")?;
         TensorData::new(view.dtype, view.shape.clone(), gather(view, &bytes).into())
     }
 }
@@ -279,64 +217,41 @@ fn gather(view: &View, bytes: &[u8]) -> Vec<u8> {
 fn dict_tensors<'g>(graph: &'g Graph, path: &Path) -> Result<Vec<(String, &'g View)>> {
     let invalid = |reason: String| WeightsError::invalid("torch", path, reason);
     let Node::Dict(mut entries) = graph.get(graph.root).clone() else {
-        return Err(invalid(format!(
-            "holds {}, expected a dict of tensors",
-            graph.get(graph.root).kind()
-        )));
+        return Err(invalid(format!("holds {}, expected a dict of tensors", graph.get(graph.root).kind())));
     };
     // A training checkpoint keeps its epoch, optimiser and so on beside the state dict.
     let is_wrapper = |&&(key, value): &&(Id, Id)| {
-        graph.str(key).is_some_and(|k| WRAPPERS.contains(&k))
-            && matches!(graph.get(value), Node::Dict(_))
+        graph.str(key).is_some_and(|k| WRAPPERS.contains(&k)) && matches!(graph.get(value), Node::Dict(_))
     };
-    let inner = entries
-        .iter()
-        .find(is_wrapper)
-        .map(|&(_, inner)| graph.get(inner));
+    let inner = entries.iter().find(is_wrapper).map(|&(_, inner)| graph.get(inner));
     if let Some(Node::Dict(inner)) = inner {
         entries = inner.clone();
     }
     let mut seen = BTreeSet::new();
     let tensor = |(key, value): (Id, Id)| {
-        let name = graph.str(key).ok_or_else(|| {
-            invalid(format!(
-                "a key is {}, expected a string",
-                graph.get(key).kind()
-            ))
-        })?;
+        let name = graph
+            .str(key)
+            .ok_or_else(|| invalid(format!("a key is {}, expected a string", graph.get(key).kind())))?;
         if !seen.insert(name) {
             return Err(invalid(format!("tensor `{name}` occurs twice")));
         }
         match graph.get(value) {
             Node::Tensor(view) => Ok((name.to_owned(), &**view)),
-            other => Err(invalid(format!(
-                "entry `{name}` is {}, expected a tensor",
-                other.kind()
-            ))),
+            other => Err(invalid(format!("entry `{name}` is {}, expected a tensor", other.kind()))),
         }
     };
     entries.into_iter().map(tensor).collect()
 }
 
 /// The parameters and buffers of a TorchScript module, named as `state_dict()` names them.
-fn module_tensors<'g>(
-    graph: &'g Graph,
-    archive: &mut Archive<'_>,
-) -> Result<Vec<(String, &'g View)>> {
+fn module_tensors<'g>(graph: &'g Graph, archive: &mut Archive<'_>) -> Result<Vec<(String, &'g View)>> {
     let mut sources = Sources::default();
     let mut out = Vec::new();
     let mut visits = 0;
     let mut pending = vec![(String::new(), graph.root, 0usize)];
     while let Some((prefix, id, depth)) = pending.pop() {
-        let Node::Object {
-            class,
-            state: Some(state),
-        } = graph.get(id)
-        else {
-            return Err(archive.invalid(format!(
-                "`{prefix}` is {}, expected a module",
-                graph.get(id).kind()
-            )));
+        let Node::Object { class, state: Some(state) } = graph.get(id) else {
+            return Err(archive.invalid(format!("`{prefix}` is {}, expected a module", graph.get(id).kind())));
         };
         let Node::Dict(attributes) = graph.get(*state) else {
             return Err(archive.invalid(format!("module `{prefix}` has no attributes")));
@@ -379,11 +294,7 @@ struct Sources {
 
 impl Sources {
     /// Names of the class's parameters and buffers; `None` when its source is absent.
-    fn tensors_of(
-        &mut self,
-        class: &str,
-        archive: &mut Archive<'_>,
-    ) -> Result<Option<&BTreeSet<String>>> {
+    fn tensors_of(&mut self, class: &str, archive: &mut Archive<'_>) -> Result<Option<&BTreeSet<String>>> {
         if !self.classes.contains_key(class) {
             let (module, name) = class.rsplit_once('.').unwrap_or(("", class));
             let file = format!("code/{}.py", module.replace('.', "/"));
@@ -393,9 +304,7 @@ impl Sources {
                 self.spent = MAX_SOURCE - budget;
                 self.files.insert(file.clone(), text);
             }
-            let found = self.files[&file]
-                .as_deref()
-                .and_then(|text| declared(text, name));
+            let found = self.files[&file].as_deref().and_then(|text| declared(text, name));
             self.classes.insert(class.to_owned(), found);
         }
         Ok(self.classes[class].as_ref())
@@ -405,10 +314,7 @@ impl Sources {
 /// The quoted names of `__parameters__ = [...]` and `__buffers__ = [...]` in one class of a source text.
 fn declared(source: &str, class: &str) -> Option<BTreeSet<String>> {
     let header = format!("class {class}(");
-    let body = source
-        .lines()
-        .skip_while(|line| !line.starts_with(&header))
-        .skip(1);
+    let body = source.lines().skip_while(|line| !line.starts_with(&header)).skip(1);
     let mut found = None;
     for line in body.take_while(|line| !line.starts_with("class ")) {
         let line = line.trim_start();
@@ -427,27 +333,14 @@ mod tests {
     use crate::tensor::DType;
 
     fn view(offset: usize, shape: &[usize], strides: &[usize]) -> View {
-        let storage = Storage {
-            dtype: Some(DType::U8),
-            key: "0".into(),
-            numel: 6,
-        };
-        View {
-            storage,
-            dtype: DType::U8,
-            offset,
-            shape: shape.into(),
-            strides: strides.into(),
-        }
+        let storage = Storage { dtype: Some(DType::U8), key: "0".into(), numel: 6 };
+        View { storage, dtype: DType::U8, offset, shape: shape.into(), strides: strides.into() }
     }
 
     #[test]
     fn gathering() {
         let data = [0u8, 1, 2, 3, 4, 5];
-        assert_eq!(
-            gather(&view(0, &[3, 2], &[1, 3]), &data),
-            [0, 3, 1, 4, 2, 5]
-        );
+        assert_eq!(gather(&view(0, &[3, 2], &[1, 3]), &data), [0, 3, 1, 4, 2, 5]);
         assert_eq!(gather(&view(1, &[2, 2], &[3, 1]), &data), [1, 2, 4, 5]);
         assert_eq!(gather(&view(2, &[3], &[0]), &data), [2, 2, 2]);
     }
@@ -465,10 +358,7 @@ mod tests {
     #[test]
     fn declared_names() {
         let source = "class A(Module):\n  __parameters__ = [\"w\", \"b\", ]\n  __buffers__ = []\n  training : bool\nclass B(Module):\n  __parameters__ = []\n  __buffers__ = [\"m\", ]\n";
-        assert_eq!(
-            declared(source, "A").unwrap(),
-            BTreeSet::from(["w".into(), "b".into()])
-        );
+        assert_eq!(declared(source, "A").unwrap(), BTreeSet::from(["w".into(), "b".into()]));
         assert_eq!(declared(source, "B").unwrap(), BTreeSet::from(["m".into()]));
         assert_eq!(declared(source, "C"), None);
     }

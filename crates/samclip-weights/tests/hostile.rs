@@ -14,11 +14,7 @@ fn archive(records: &[(&str, &[u8])]) -> Vec<u8> {
 fn archive_with(records: &[(&str, &[u8])], method: CompressionMethod) -> Vec<u8> {
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     for (name, bytes) in records {
-        zip.start_file(
-            *name,
-            SimpleFileOptions::default().compression_method(method),
-        )
-        .unwrap();
+        zip.start_file(*name, SimpleFileOptions::default().compression_method(method)).unwrap();
         zip.write_all(bytes).unwrap();
     }
     zip.finish().unwrap().into_inner()
@@ -82,32 +78,15 @@ fn checkpoint(pickle: &[u8], storage: &[u8]) -> Vec<u8> {
 }
 
 fn one(numel: i64, offset: i64, shape: &[i64], strides: &[i64]) -> Vec<u8> {
-    checkpoint(
-        &dict(&[("w", tensor(numel, offset, shape, strides))]),
-        &[0; 24],
-    )
+    checkpoint(&dict(&[("w", tensor(numel, offset, shape, strides))]), &[0; 24])
 }
 
 #[test]
 fn the_builder_makes_valid_archives() {
     let state = open(one(6, 0, &[2, 3], &[3, 1])).unwrap();
     assert_eq!(state.get("w").unwrap().shape(), [2, 3]);
-    assert_eq!(
-        open(one(6, 1, &[2, 2], &[0, 2]))
-            .unwrap()
-            .get("w")
-            .unwrap()
-            .numel(),
-        4
-    );
-    assert_eq!(
-        open(one(6, 99, &[0, 7], &[1, 1]))
-            .unwrap()
-            .get("w")
-            .unwrap()
-            .numel(),
-        0
-    );
+    assert_eq!(open(one(6, 1, &[2, 2], &[0, 2])).unwrap().get("w").unwrap().numel(), 4);
+    assert_eq!(open(one(6, 99, &[0, 7], &[1, 1])).unwrap().get("w").unwrap().numel(), 0);
 }
 
 #[test]
@@ -135,14 +114,10 @@ fn views_outside_their_storage() {
 fn an_expanded_view_cannot_take_all_memory() {
     // 4 TB from 24 bytes.
     let message = error(one(6, 0, &[1 << 40], &[0]));
-    assert!(
-        message.contains("far more memory than the file"),
-        "{message}"
-    );
+    assert!(message.contains("far more memory than the file"), "{message}");
     // Many medium ones share one budget.
-    let many: Vec<(String, Vec<u8>)> = (0..40)
-        .map(|i| (format!("w{i}"), tensor(6, 0, &[40_000], &[0])))
-        .collect();
+    let many: Vec<(String, Vec<u8>)> =
+        (0..40).map(|i| (format!("w{i}"), tensor(6, 0, &[40_000], &[0]))).collect();
     let many: Vec<(&str, Vec<u8>)> = many.iter().map(|(n, t)| (n.as_str(), t.clone())).collect();
     assert!(error(checkpoint(&dict(&many), &[0; 24])).contains("far more memory"));
 }
@@ -150,9 +125,7 @@ fn an_expanded_view_cannot_take_all_memory() {
 #[test]
 fn what_the_dict_may_hold() {
     let w = || tensor(6, 0, &[6], &[1]);
-    assert!(
-        error(checkpoint(&dict(&[("w", w()), ("w", w())]), &[0; 24])).contains("`w` occurs twice")
-    );
+    assert!(error(checkpoint(&dict(&[("w", w()), ("w", w())]), &[0; 24])).contains("`w` occurs twice"));
     assert!(error(checkpoint(&dict(&[("w", int(3))]), &[0; 24])).contains("entry `w` is an int"));
     assert!(error(checkpoint(b"\x80\x02K\x01.", &[])).contains("expected a dict"));
     assert!(error(checkpoint(b"\x80\x02}(K\x01K\x02u.", &[])).contains("a key is an int"));
@@ -165,20 +138,13 @@ fn what_the_dict_may_hold() {
 
 #[test]
 fn a_pickle_that_calls_the_shell() {
-    for (module, name) in [
-        ("posix", "system"),
-        ("os", "system"),
-        ("builtins", "exec"),
-        ("subprocess", "Popen"),
-    ] {
+    for (module, name) in
+        [("posix", "system"), ("os", "system"), ("builtins", "exec"), ("subprocess", "Popen")]
+    {
         let marker = std::env::temp_dir().join("samclip-hostile-marker");
         let command = format!("touch {}", marker.display());
-        let pickle = [
-            format!("c{module}\n{name}\n").into_bytes(),
-            text(&command),
-            b"\x85R.".to_vec(),
-        ]
-        .concat();
+        let pickle =
+            [format!("c{module}\n{name}\n").into_bytes(), text(&command), b"\x85R.".to_vec()].concat();
         let e = open(checkpoint(&pickle, &[])).unwrap_err();
         assert!(
             matches!(&e, WeightsError::ForbiddenGlobal { global, .. } if *global == format!("{module}.{name}")),
@@ -200,11 +166,7 @@ fn archives_that_lie() {
     assert!(error(archive(&[("readme.txt", b"hello")])).contains("0 records named"));
     let two = archive(&[("a/data.pkl", &pickle), ("b/data.pkl", &pickle)]);
     assert!(error(two).contains("2 records named"));
-    let big = archive(&[
-        ("a/data.pkl", &pickle),
-        ("a/data/0", &[0; 24]),
-        ("a/byteorder", b"big"),
-    ]);
+    let big = archive(&[("a/data.pkl", &pickle), ("a/data/0", &[0; 24]), ("a/byteorder", b"big")]);
     assert!(error(big).contains("big-endian"));
 }
 
@@ -212,11 +174,7 @@ fn archives_that_lie() {
 fn truncation_at_every_length() {
     let whole = one(6, 0, &[2, 3], &[3, 1]);
     for n in 0..whole.len() {
-        assert!(
-            open(whole[..n].to_vec()).is_err(),
-            "{n} of {} bytes",
-            whole.len()
-        );
+        assert!(open(whole[..n].to_vec()).is_err(), "{n} of {} bytes", whole.len());
     }
 }
 
@@ -241,10 +199,7 @@ fn torchscript_modules_that_recurse_or_explode() {
     // A module that is its own child.
     let own = [object.as_slice(), b"q\0}", &text("c"), b"h\0sb"].concat();
     let message = error(module(&own));
-    assert!(
-        message.contains("nested more than") || message.contains("a name of more"),
-        "{message}"
-    );
+    assert!(message.contains("nested more than") || message.contains("a name of more"), "{message}");
     // Two children each, 40 levels: 2^40 paths.
     let mut body = [object.as_slice(), b"}bq\0"].concat();
     for i in 1..=40u8 {
@@ -262,31 +217,19 @@ fn torchscript_modules_that_recurse_or_explode() {
     assert!(error(module(b"K\x01")).contains("expected a module"));
     // TorchScript's names exist only in TorchScript archives.
     let plain = checkpoint(&[b"\x80\x02".as_slice(), object, b"."].concat(), &[]);
-    assert!(matches!(
-        open(plain),
-        Err(WeightsError::ForbiddenGlobal { .. })
-    ));
+    assert!(matches!(open(plain), Err(WeightsError::ForbiddenGlobal { .. })));
 }
 
 #[test]
 fn a_source_bomb_in_torchscript_is_bounded() {
     let pickle = [b"\x80\x02c__torch__\nM\n)\x81}".as_slice(), b"b."].concat();
     let zeros = vec![b' '; 64 << 20];
-    let bytes = archive_with(
-        &[("m/code/__torch__.py", &zeros)],
-        CompressionMethod::Deflated,
-    );
+    let bytes = archive_with(&[("m/code/__torch__.py", &zeros)], CompressionMethod::Deflated);
     assert!(bytes.len() < 1 << 20);
     let mut zip = ZipWriter::new_append(Cursor::new(bytes)).unwrap();
-    for (name, record) in [
-        ("m/data.pkl", pickle.as_slice()),
-        ("m/constants.pkl", b"\x80\x02)."),
-    ] {
-        zip.start_file(
-            name,
-            SimpleFileOptions::default().compression_method(CompressionMethod::Stored),
-        )
-        .unwrap();
+    for (name, record) in [("m/data.pkl", pickle.as_slice()), ("m/constants.pkl", b"\x80\x02).")] {
+        zip.start_file(name, SimpleFileOptions::default().compression_method(CompressionMethod::Stored))
+            .unwrap();
         zip.write_all(record).unwrap();
     }
     let message = error(zip.finish().unwrap().into_inner());
@@ -306,13 +249,7 @@ fn files_that_are_not_checkpoints() {
     for (path, word) in [
         (file("empty.pth", b""), "empty"),
         (file("page.pth", b"<!DOCTYPE html>"), "web page"),
-        (
-            file(
-                "pointer.pth",
-                b"version https://git-lfs.github.com/spec/v1\n",
-            ),
-            "LFS",
-        ),
+        (file("pointer.pth", b"version https://git-lfs.github.com/spec/v1\n"), "LFS"),
         (file("old.tar", &tar), "old PyTorch format (tar)"),
         (file("zip.pth", b"PK\x03\x04garbage"), "invalid zip"),
         (dir.path().join("absent.pth"), "cannot open"),
@@ -320,9 +257,6 @@ fn files_that_are_not_checkpoints() {
     ] {
         let e = StateDict::open(&path).unwrap_err();
         assert!(e.to_string().contains(word), "{e}");
-        assert!(
-            e.to_string().ends_with(&path.display().to_string()),
-            "path last: {e}"
-        );
+        assert!(e.to_string().ends_with(&path.display().to_string()), "path last: {e}");
     }
 }

@@ -9,9 +9,7 @@ use samclip_weights::{
 };
 
 fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../../fixtures/weights")
-        .join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/weights").join(name)
 }
 
 fn canonical(name: &str, layout: Layout) -> (StateDict, Vec<String>) {
@@ -22,10 +20,7 @@ fn canonical(name: &str, layout: Layout) -> (StateDict, Vec<String>) {
 }
 
 fn shapes(state: &StateDict) -> Vec<(String, Vec<usize>)> {
-    state
-        .iter()
-        .map(|(n, t)| (n.to_owned(), t.shape().to_vec()))
-        .collect()
+    state.iter().map(|(n, t)| (n.to_owned(), t.shape().to_vec())).collect()
 }
 
 fn assert_equal(found: &StateDict, expected: &StateDict) {
@@ -38,10 +33,7 @@ fn assert_equal(found: &StateDict, expected: &StateDict) {
 #[test]
 fn sam() {
     let (meta, _) = canonical("sam.pth", Layout::Meta);
-    assert_equal(
-        &meta,
-        &StateDict::open(&fixture("sam.safetensors")).unwrap(),
-    );
+    assert_equal(&meta, &StateDict::open(&fixture("sam.safetensors")).unwrap());
     let (with_both_copies, dropped) = canonical("hf_sam.bin", Layout::HfSam);
     assert!(dropped.is_empty());
     assert_equal(&with_both_copies, &meta);
@@ -77,17 +69,10 @@ fn clip_surgery_names() {
             "visual.transformer.resblocks.1.attn.in_proj_",
             "visual.transformer.resblocks.1.attn.qkv.",
         )
-        .replace(
-            "visual.transformer.resblocks.1.attn.out_proj",
-            "visual.transformer.resblocks.1.attn.proj",
-        )
+        .replace("visual.transformer.resblocks.1.attn.out_proj", "visual.transformer.resblocks.1.attn.proj")
     };
     let surgery: StateDict = plain.iter().map(|(n, t)| (renamed(n), t.clone())).collect();
-    assert!(
-        surgery
-            .get("visual.transformer.resblocks.1.attn.qkv.weight")
-            .is_some()
-    );
+    assert!(surgery.get("visual.transformer.resblocks.1.attn.qkv.weight").is_some());
     assert_eq!(detect_layout(&surgery), Some(Layout::ClipSurgery));
     let (back, _) = to_canonical_report(surgery, Layout::ClipSurgery).unwrap();
     assert_equal(&back, &plain);
@@ -103,11 +88,7 @@ fn mobile_sam_drops_the_classifier_and_the_counters() {
         "image_encoder.patch_embed.seq.0.bn.num_batches_tracked",
         "image_encoder.layers.1.blocks.0.attn.attention_bias_idxs",
     ];
-    let state: StateDict = drop
-        .iter()
-        .chain([&keep])
-        .map(|n| ((*n).to_owned(), one()))
-        .collect();
+    let state: StateDict = drop.iter().chain([&keep]).map(|n| ((*n).to_owned(), one())).collect();
     assert_eq!(detect_layout(&state), Some(Layout::MobileSam));
     let (state, dropped) = to_canonical_report(state, Layout::MobileSam).unwrap();
     assert_eq!(state.names().collect::<Vec<_>>(), [keep]);
@@ -119,21 +100,9 @@ fn one_checkpoint_in_every_form_converts_to_the_same_file() {
     let dir = tempfile::tempdir().unwrap();
     let expected = shapes(&StateDict::open(&fixture("sam.safetensors")).unwrap());
     let mut files = Vec::new();
-    for (i, input) in [
-        "sam.pth",
-        "sam.safetensors",
-        "hf_sam.bin",
-        "hf_sam.safetensors",
-    ]
-    .iter()
-    .enumerate()
-    {
+    for (i, input) in ["sam.pth", "sam.safetensors", "hf_sam.bin", "hf_sam.safetensors"].iter().enumerate() {
         let output = dir.path().join(format!("{i}.safetensors"));
-        let conversion = Conversion {
-            variant: "tiny",
-            expected: Some(&expected),
-            dtype: None,
-        };
+        let conversion = Conversion { variant: "tiny", expected: Some(&expected), dtype: None };
         let done = convert(&fixture(input), &output, &conversion).unwrap();
         assert_eq!(done.tensors, expected.len());
         files.push(std::fs::read(&output).unwrap());
@@ -153,17 +122,10 @@ fn one_missing_one_extra_one_misshaped_one_nan() {
     };
     let missing = error(&|s| drop(s.remove(name)));
     assert!(missing.contains(&format!("missing `{name}`")), "{missing}");
-    let extra =
-        error(&|s| drop(s.insert("mask_decoder.extra", TensorData::from_f32(&[1], &[0.0]))));
+    let extra = error(&|s| drop(s.insert("mask_decoder.extra", TensorData::from_f32(&[1], &[0.0]))));
     assert!(extra.contains("unexpected `mask_decoder.extra`"), "{extra}");
     let shape = error(&|s| drop(s.insert(name, TensorData::from_f32(&[16, 1], &[0.0; 16]))));
-    assert!(
-        shape.contains(&format!("`{name}` has shape [16, 1], expected [1, 16]")),
-        "{shape}"
-    );
+    assert!(shape.contains(&format!("`{name}` has shape [16, 1], expected [1, 16]")), "{shape}");
     let nan = error(&|s| drop(s.insert(name, TensorData::from_f32(&[1, 16], &[f32::NAN; 16]))));
-    assert!(
-        nan.contains(&format!("`{name}` has 16 non-finite values")),
-        "{nan}"
-    );
+    assert!(nan.contains(&format!("`{name}` has 16 non-finite values")), "{nan}");
 }

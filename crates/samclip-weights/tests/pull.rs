@@ -13,9 +13,7 @@ use sha2::{Digest as _, Sha256};
 const SIZE: usize = 700_001;
 
 fn content() -> Vec<u8> {
-    (0..SIZE as u32)
-        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
-        .collect()
+    (0..SIZE as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
 }
 
 fn leak(text: String) -> &'static str {
@@ -23,12 +21,7 @@ fn leak(text: String) -> &'static str {
 }
 
 fn sha256(bytes: &[u8]) -> &'static str {
-    leak(
-        Sha256::digest(bytes)
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect(),
-    )
+    leak(Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect())
 }
 
 /// What the server does to the n-th request.
@@ -48,18 +41,17 @@ enum Act {
     WrongRange,
 }
 
+/// Path and start of the `Range` header of each request.
+type Requests = Mutex<Vec<(String, Option<usize>)>>;
+
 struct Server {
     url: &'static str,
-    /// Start of the `Range` header of each request.
-    asked: Arc<Mutex<Vec<(String, Option<usize>)>>>,
+    asked: Arc<Requests>,
 }
 
 fn serve(acts: Vec<Act>) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = leak(format!(
-        "http://{}/model.bin",
-        listener.local_addr().unwrap()
-    ));
+    let url = leak(format!("http://{}/model.bin", listener.local_addr().unwrap()));
     let asked = Arc::new(Mutex::new(Vec::new()));
     let log = asked.clone();
     thread::spawn(move || {
@@ -70,24 +62,12 @@ fn serve(acts: Vec<Act>) -> Server {
     Server { url, asked }
 }
 
-fn answer(act: Act, mut stream: TcpStream, log: &Mutex<Vec<(String, Option<usize>)>>) {
-    let mut lines = BufReader::new(stream.try_clone().unwrap())
-        .lines()
-        .map_while(Result::ok);
-    let path = lines
-        .next()
-        .unwrap_or_default()
-        .split(' ')
-        .nth(1)
-        .unwrap_or_default()
-        .to_owned();
+fn answer(act: Act, mut stream: TcpStream, log: &Requests) {
+    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+    let path = lines.next().unwrap_or_default().split(' ').nth(1).unwrap_or_default().to_owned();
     let range = lines
         .take_while(|line| !line.is_empty())
-        .filter_map(|line| {
-            line.to_ascii_lowercase()
-                .strip_prefix("range: bytes=")
-                .map(str::to_owned)
-        })
+        .filter_map(|line| line.to_ascii_lowercase().strip_prefix("range: bytes=").map(str::to_owned))
         .find_map(|r| r.trim_end_matches('-').parse::<usize>().ok());
     log.lock().unwrap().push((path, range));
     let all = content();
@@ -96,32 +76,20 @@ fn answer(act: Act, mut stream: TcpStream, log: &Mutex<Vec<(String, Option<usize
     };
     let from = |start: usize| format!("Content-Range: bytes {start}-{}/{SIZE}\r\n", SIZE - 1);
     let mut send = |head: String, body: &[u8]| {
-        stream
-            .write_all(head.as_bytes())
-            .and_then(|()| stream.write_all(body))
-            .ok();
+        stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body)).ok();
     };
     match (act, range) {
-        (Act::Serve, Some(start)) => send(
-            head("206 Partial Content", from(start), SIZE - start),
-            &all[start..],
-        ),
+        (Act::Serve, Some(start)) => {
+            send(head("206 Partial Content", from(start), SIZE - start), &all[start..])
+        }
         (Act::Serve | Act::Whole, _) => send(head("200 OK", String::new(), SIZE), &all),
-        (Act::Cut(n), Some(start)) => send(
-            head("206 Partial Content", from(start), SIZE - start),
-            &all[start..start + n],
-        ),
+        (Act::Cut(n), Some(start)) => {
+            send(head("206 Partial Content", from(start), SIZE - start), &all[start..start + n])
+        }
         (Act::Cut(n), None) => send(head("200 OK", String::new(), SIZE), &all[..n]),
         (Act::Status(code), _) => send(head(&format!("{code} No"), String::new(), 0), b""),
         (Act::Redirect(tag), _) => {
-            send(
-                head(
-                    "302 Found",
-                    format!("Location: /real\r\nX-Linked-Etag: \"{tag}\"\r\n"),
-                    0,
-                ),
-                b"",
-            );
+            send(head("302 Found", format!("Location: /real\r\nX-Linked-Etag: \"{tag}\"\r\n"), 0), b"");
         }
         (Act::WrongRange, _) => send(head("206 Partial Content", from(0), SIZE), &all),
     }
@@ -129,16 +97,7 @@ fn answer(act: Act, mut stream: TcpStream, log: &Mutex<Vec<(String, Option<usize
 
 fn model(url: &'static str, digest: Digest) -> OfficialModel {
     let size = matches!(digest, Digest::Sha256(_)).then_some(SIZE as u64);
-    OfficialModel {
-        name: "t",
-        variant: "t",
-        url,
-        file: "model.bin",
-        size,
-        digest,
-        licence: "MIT",
-        about: "",
-    }
+    OfficialModel { name: "t", variant: "t", url, file: "model.bin", size, digest, licence: "MIT", about: "" }
 }
 
 fn good() -> Digest {
@@ -159,18 +118,10 @@ fn whole_file_then_nothing_to_do() {
     let (server, dir) = (serve(vec![Act::Serve]), tempfile::tempdir().unwrap());
     let mut last = (0, None);
     let model = model(server.url, good());
-    let done = pull_model(
-        &model,
-        &dir.path().join("new/folder"),
-        None,
-        &mut |n, total| last = (n, total),
-    )
-    .unwrap();
+    let done =
+        pull_model(&model, &dir.path().join("new/folder"), None, &mut |n, total| last = (n, total)).unwrap();
     assert_eq!(std::fs::read(&done.path).unwrap(), content());
-    assert_eq!(
-        (done.verified, done.fetched),
-        (Verified::Registry, SIZE as u64)
-    );
+    assert_eq!((done.verified, done.fetched), (Verified::Registry, SIZE as u64));
     assert_eq!(last, (SIZE as u64, Some(SIZE as u64)));
     // The server is gone; the file is verified where it lies.
     let again = pull_model(&model, &dir.path().join("new/folder"), None, &mut |_, _| {}).unwrap();
@@ -178,31 +129,17 @@ fn whole_file_then_nothing_to_do() {
     // A damaged file is not taken for the real one, and not silently replaced.
     std::fs::write(&again.path, b"damaged").unwrap();
     let e = pull_model(&model, &dir.path().join("new/folder"), None, &mut |_, _| {}).unwrap_err();
-    assert!(
-        matches!(e, WeightsError::Checksum { what: "size", .. }),
-        "{e}"
-    );
+    assert!(matches!(e, WeightsError::Checksum { what: "size", .. }), "{e}");
 }
 
 #[test]
 fn a_cut_connection_is_resumed_in_the_same_run() {
-    let acts = vec![
-        Act::Cut(300_000),
-        Act::Status(503),
-        Act::Cut(100_000),
-        Act::Serve,
-    ];
+    let acts = vec![Act::Cut(300_000), Act::Status(503), Act::Cut(100_000), Act::Serve];
     let (server, dir) = (serve(acts), tempfile::tempdir().unwrap());
     let done = pull_model(&model(server.url, good()), dir.path(), None, &mut |_, _| {}).unwrap();
     assert_eq!(std::fs::read(&done.path).unwrap(), content());
     assert_eq!(done.fetched, SIZE as u64, "no byte twice");
-    let starts: Vec<_> = server
-        .asked
-        .lock()
-        .unwrap()
-        .iter()
-        .map(|(_, start)| *start)
-        .collect();
+    let starts: Vec<_> = server.asked.lock().unwrap().iter().map(|(_, start)| *start).collect();
     assert_eq!(starts, [None, Some(300_000), Some(300_000), Some(400_000)]);
     assert_eq!(files(&dir), ["model.bin"]);
 }
@@ -222,13 +159,9 @@ fn a_cut_connection_is_resumed_in_a_later_run() {
 
 #[test]
 fn servers_without_ranges_or_with_wrong_ones_cost_a_restart() {
-    for acts in [
-        vec![Act::Cut(200_000), Act::Whole],
-        vec![Act::Cut(200_000), Act::WrongRange, Act::Serve],
-    ] {
+    for acts in [vec![Act::Cut(200_000), Act::Whole], vec![Act::Cut(200_000), Act::WrongRange, Act::Serve]] {
         let (server, dir) = (serve(acts), tempfile::tempdir().unwrap());
-        let done =
-            pull_model(&model(server.url, good()), dir.path(), None, &mut |_, _| {}).unwrap();
+        let done = pull_model(&model(server.url, good()), dir.path(), None, &mut |_, _| {}).unwrap();
         assert_eq!(std::fs::read(&done.path).unwrap(), content());
     }
 }
@@ -238,16 +171,7 @@ fn a_wrong_digest_leaves_nothing() {
     let (server, dir) = (serve(vec![Act::Serve]), tempfile::tempdir().unwrap());
     let digest = Digest::Sha256(sha256(b"something else"));
     let e = pull_model(&model(server.url, digest), dir.path(), None, &mut |_, _| {}).unwrap_err();
-    assert!(
-        matches!(
-            e,
-            WeightsError::Checksum {
-                what: "sha-256",
-                ..
-            }
-        ),
-        "{e}"
-    );
+    assert!(matches!(e, WeightsError::Checksum { what: "sha-256", .. }), "{e}");
     assert!(e.hint().is_some());
     assert!(files(&dir).is_empty());
 }
@@ -255,43 +179,17 @@ fn a_wrong_digest_leaves_nothing() {
 #[test]
 fn the_hubs_digest_is_used_where_the_registry_has_none() {
     let right = sha256(&content());
-    let (server, dir) = (
-        serve(vec![Act::Redirect(right), Act::Serve]),
-        tempfile::tempdir().unwrap(),
-    );
-    let done = pull_model(
-        &model(server.url, Digest::Hub),
-        dir.path(),
-        None,
-        &mut |_, _| {},
-    )
-    .unwrap();
+    let (server, dir) = (serve(vec![Act::Redirect(right), Act::Serve]), tempfile::tempdir().unwrap());
+    let done = pull_model(&model(server.url, Digest::Hub), dir.path(), None, &mut |_, _| {}).unwrap();
     assert_eq!(done.verified, Verified::Hub);
     assert_eq!(server.asked.lock().unwrap()[1].0, "/real");
 
     let wrong = sha256(b"something else");
-    let (server, dir) = (
-        serve(vec![Act::Redirect(wrong), Act::Serve]),
-        tempfile::tempdir().unwrap(),
-    );
-    assert!(
-        pull_model(
-            &model(server.url, Digest::Hub),
-            dir.path(),
-            None,
-            &mut |_, _| {}
-        )
-        .is_err()
-    );
+    let (server, dir) = (serve(vec![Act::Redirect(wrong), Act::Serve]), tempfile::tempdir().unwrap());
+    assert!(pull_model(&model(server.url, Digest::Hub), dir.path(), None, &mut |_, _| {}).is_err());
 
     let (server, dir) = (serve(vec![Act::Serve]), tempfile::tempdir().unwrap());
-    let done = pull_model(
-        &model(server.url, Digest::Hub),
-        dir.path(),
-        None,
-        &mut |_, _| {},
-    )
-    .unwrap();
+    let done = pull_model(&model(server.url, Digest::Hub), dir.path(), None, &mut |_, _| {}).unwrap();
     assert_eq!(done.verified, Verified::Nothing(right.to_owned()));
 }
 
@@ -300,13 +198,7 @@ fn the_mirror_is_asked_instead() {
     let (server, dir) = (serve(vec![Act::Serve]), tempfile::tempdir().unwrap());
     let base = server.url.strip_suffix("/model.bin").unwrap();
     let model = model("http://127.0.0.1:1/never", good());
-    pull_model(
-        &model,
-        dir.path(),
-        Some(&format!("{base}/sub/")),
-        &mut |_, _| {},
-    )
-    .unwrap();
+    pull_model(&model, dir.path(), Some(&format!("{base}/sub/")), &mut |_, _| {}).unwrap();
     assert_eq!(server.asked.lock().unwrap()[0].0, "/sub/model.bin");
 }
 
@@ -314,13 +206,7 @@ fn the_mirror_is_asked_instead() {
 fn offline_says_what_to_put_where() {
     let dir = tempfile::tempdir().unwrap();
     // Port 1 refuses at once.
-    let e = pull(
-        "sam_vit_b",
-        dir.path(),
-        Some("http://127.0.0.1:1"),
-        &mut |_, _| {},
-    )
-    .unwrap_err();
+    let e = pull("sam_vit_b", dir.path(), Some("http://127.0.0.1:1"), &mut |_, _| {}).unwrap_err();
     let hint = e.hint().unwrap();
     let place = dir.path().join("sam_vit_b_01ec64.pth");
     for part in [
@@ -334,10 +220,7 @@ fn offline_says_what_to_put_where() {
     }
     assert!(!place.exists());
     let e = pull("sam_vit_x", dir.path(), None, &mut |_, _| {}).unwrap_err();
-    assert!(
-        e.to_string().contains("sam_vit_x") && e.to_string().contains("sam_vit_b"),
-        "{e}"
-    );
+    assert!(e.to_string().contains("sam_vit_x") && e.to_string().contains("sam_vit_b"), "{e}");
 }
 
 #[test]

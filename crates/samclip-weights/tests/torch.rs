@@ -5,9 +5,7 @@ use std::path::PathBuf;
 use samclip_weights::{FileFormat, StateDict, WeightsError};
 
 fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../../fixtures/weights")
-        .join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/weights").join(name)
 }
 
 fn open(name: &str) -> (StateDict, FileFormat) {
@@ -18,11 +16,7 @@ fn assert_same(name: &str, format: FileFormat, expected: &str) {
     let (found, found_format) = open(name);
     assert_eq!(found_format, format, "{name}");
     let expected = open(expected).0;
-    assert_eq!(
-        found.names().collect::<Vec<_>>(),
-        expected.names().collect::<Vec<_>>(),
-        "{name}"
-    );
+    assert_eq!(found.names().collect::<Vec<_>>(), expected.names().collect::<Vec<_>>(), "{name}");
     for (tensor, value) in expected.iter() {
         assert_eq!(found.get(tensor), Some(value), "{name}: {tensor}");
     }
@@ -31,11 +25,7 @@ fn assert_same(name: &str, format: FileFormat, expected: &str) {
 #[test]
 fn every_element_type() {
     assert_same("dtypes.pth", FileFormat::Torch, "dtypes.safetensors");
-    assert_same(
-        "dtypes_protocol4.pth",
-        FileFormat::Torch,
-        "dtypes.safetensors",
-    );
+    assert_same("dtypes_protocol4.pth", FileFormat::Torch, "dtypes.safetensors");
 }
 
 #[test]
@@ -58,16 +48,9 @@ fn state_dicts_of_whole_models() {
 fn torchscript_gives_parameters_and_buffers_and_nothing_else() {
     let (found, format) = open("clip_torchscript.pt");
     assert_eq!(format, FileFormat::TorchScript);
-    assert!(
-        found.get("plain_attribute").is_none(),
-        "a tensor that is not state"
-    );
+    assert!(found.get("plain_attribute").is_none(), "a tensor that is not state");
     assert_eq!(found.get("context_length").unwrap().to_i64().unwrap(), [8]);
-    assert_same(
-        "clip_torchscript.pt",
-        FileFormat::TorchScript,
-        "clip_torchscript.safetensors",
-    );
+    assert_same("clip_torchscript.pt", FileFormat::TorchScript, "clip_torchscript.safetensors");
 }
 
 #[test]

@@ -115,16 +115,9 @@ pub fn detect_layout(state: &StateDict) -> Option<Layout> {
     } else if has("vision_model.embeddings.class_embedding") {
         Layout::HfClip
     } else if has("visual.class_embedding") {
-        let surgery =
-            |name: &str| name.starts_with("visual.") && name.ends_with(".attn.qkv.weight");
-        let found = state
-            .names()
-            .any(|name| name.strip_prefix(prefix).is_some_and(surgery));
-        if found {
-            Layout::ClipSurgery
-        } else {
-            Layout::OpenAiClip
-        }
+        let surgery = |name: &str| name.starts_with("visual.") && name.ends_with(".attn.qkv.weight");
+        let found = state.names().any(|name| name.strip_prefix(prefix).is_some_and(surgery));
+        if found { Layout::ClipSurgery } else { Layout::OpenAiClip }
     } else {
         return None;
     })
@@ -134,9 +127,7 @@ pub fn detect_layout(state: &StateDict) -> Option<Layout> {
 pub fn require_layout(state: &StateDict) -> Result<Layout> {
     detect_layout(state).ok_or_else(|| {
         let first: Vec<&str> = state.names().take(4).collect();
-        WeightsError::UnknownLayout {
-            found: format!("{} tensors: {}, ...", state.len(), first.join(", ")),
-        }
+        WeightsError::UnknownLayout { found: format!("{} tensors: {}, ...", state.len(), first.join(", ")) }
     })
 }
 
@@ -157,10 +148,7 @@ pub fn to_canonical(state: StateDict, layout: Layout) -> Result<StateDict> {
 /// The same, with what was left out and why.
 pub fn to_canonical_report(state: StateDict, layout: Layout) -> Result<(StateDict, Vec<Dropped>)> {
     let prefix = wrapper(&state);
-    let mut mapping = Mapping {
-        rules: key_map(layout).rules,
-        ..Mapping::default()
-    };
+    let mut mapping = Mapping { rules: key_map(layout).rules, ..Mapping::default() };
     mapping.out.metadata = state.metadata.clone();
     for (name, tensor) in state {
         mapping.add(name.strip_prefix(prefix).unwrap_or(&name), tensor)?;
@@ -205,37 +193,25 @@ impl Mapping {
                     return self.put(name, to, tensor.transposed().map_err(fail)?, false);
                 }
                 Rule::Concat(from, to) => {
-                    let Some((at, to)) = from
-                        .iter()
-                        .enumerate()
-                        .find_map(|(i, f)| Some((i, pattern::rewrite(f, to, name)?)))
+                    let Some((at, to)) =
+                        from.iter().enumerate().find_map(|(i, f)| Some((i, pattern::rewrite(f, to, name)?)))
                     else {
                         continue;
                     };
-                    let part = |f: &str| {
-                        (
-                            pattern::rewrite(from[at], f, name).unwrap_or_default(),
-                            None,
-                        )
-                    };
+                    let part = |f: &str| (pattern::rewrite(from[at], f, name).unwrap_or_default(), None);
                     let parts = self.joins.entry(to).or_insert_with(|| from.map(part));
                     parts[at].1 = Some(tensor);
                     return Ok(());
                 }
                 Rule::Drop(from, reason) => {
                     if pattern::rewrite(from, "", name).is_some() {
-                        self.dropped.push(Dropped {
-                            name: name.to_owned(),
-                            reason,
-                        });
+                        self.dropped.push(Dropped { name: name.to_owned(), reason });
                         return Ok(());
                     }
                 }
             }
         }
-        self.problems.push(Problem::NoRule {
-            name: name.to_owned(),
-        });
+        self.problems.push(Problem::NoRule { name: name.to_owned() });
         Ok(())
     }
 
@@ -261,27 +237,21 @@ impl Mapping {
     }
 
     fn is_alias_target(&self, name: &str) -> bool {
-        self.rules
-            .iter()
-            .any(|rule| matches!(rule, Rule::Alias(_, to) if *to == name))
+        self.rules.iter().any(|rule| matches!(rule, Rule::Alias(_, to) if *to == name))
     }
 
     fn finish(mut self) -> Result<(StateDict, Vec<Dropped>)> {
         for (to, parts) in std::mem::take(&mut self.joins) {
             let absent = parts.iter().filter(|(_, t)| t.is_none());
-            let absent: Vec<Problem> = absent
-                .map(|(name, _)| Problem::Missing {
-                    name: name.clone(),
-                    shape: Vec::new(),
-                })
-                .collect();
+            let absent: Vec<Problem> =
+                absent.map(|(name, _)| Problem::Missing { name: name.clone(), shape: Vec::new() }).collect();
             if !absent.is_empty() {
                 self.problems.extend(absent);
                 continue;
             }
             let tensors: Vec<&TensorData> = parts.iter().filter_map(|(_, t)| t.as_ref()).collect();
-            let joined = TensorData::concatenated(&tensors)
-                .map_err(|e| WeightsError::tensor(&parts[0].0, e))?;
+            let joined =
+                TensorData::concatenated(&tensors).map_err(|e| WeightsError::tensor(&parts[0].0, e))?;
             self.put(&parts[0].0, to, joined, false)?;
         }
         match self.problems {
@@ -296,10 +266,7 @@ mod tests {
     use super::*;
 
     fn state(names: &[(&str, f32)]) -> StateDict {
-        names
-            .iter()
-            .map(|&(n, v)| (n.to_owned(), TensorData::from_f32(&[1, 2], &[v, v])))
-            .collect()
+        names.iter().map(|&(n, v)| (n.to_owned(), TensorData::from_f32(&[1, 2], &[v, v]))).collect()
     }
 
     #[test]
@@ -361,21 +328,10 @@ mod tests {
         ];
         let to = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix";
         for one in names {
-            assert!(
-                to_canonical(state(&[(one, 1.0)]), Layout::HfSam)
-                    .unwrap()
-                    .get(to)
-                    .is_some()
-            );
+            assert!(to_canonical(state(&[(one, 1.0)]), Layout::HfSam).unwrap().get(to).is_some());
         }
-        assert_eq!(
-            to_canonical(state(&[(names[0], 1.0), (names[1], 1.0)]), Layout::HfSam)
-                .unwrap()
-                .len(),
-            1
-        );
-        let e =
-            to_canonical(state(&[(names[0], 1.0), (names[1], 2.0)]), Layout::HfSam).unwrap_err();
+        assert_eq!(to_canonical(state(&[(names[0], 1.0), (names[1], 1.0)]), Layout::HfSam).unwrap().len(), 1);
+        let e = to_canonical(state(&[(names[0], 1.0), (names[1], 2.0)]), Layout::HfSam).unwrap_err();
         assert!(e.to_string().contains("twin"), "{e}");
     }
 
@@ -385,13 +341,8 @@ mod tests {
         assert_eq!(detect_layout(&s), Some(Layout::OpenAiClip));
         let (s, dropped) = to_canonical_report(s, Layout::OpenAiClip).unwrap();
         assert_eq!((s.len(), dropped[0].name.as_str()), (1, "context_length"));
-        let e =
-            to_canonical(state(&[("vision_encoder.surprise", 0.0)]), Layout::HfSam).unwrap_err();
-        assert!(
-            e.to_string()
-                .contains("unexpected `vision_encoder.surprise`"),
-            "{e}"
-        );
+        let e = to_canonical(state(&[("vision_encoder.surprise", 0.0)]), Layout::HfSam).unwrap_err();
+        assert!(e.to_string().contains("unexpected `vision_encoder.surprise`"), "{e}");
     }
 
     #[test]
@@ -399,10 +350,7 @@ mod tests {
         let s = state(&[("module.image_encoder.patch_embed.proj.weight", 1.0)]);
         assert_eq!(detect_layout(&s), Some(Layout::Meta));
         assert!(
-            to_canonical(s, Layout::Meta)
-                .unwrap()
-                .get("image_encoder.patch_embed.proj.weight")
-                .is_some()
+            to_canonical(s, Layout::Meta).unwrap().get("image_encoder.patch_embed.proj.weight").is_some()
         );
     }
 

@@ -35,9 +35,7 @@ fn captures<'n>(pattern: &str, name: &'n str) -> Option<(&'n str, Vec<&'n str>)>
     let mut rest = Some(name);
     for expected in head.split('.') {
         let left = rest?;
-        let (segment, after) = left
-            .split_once('.')
-            .map_or((left, None), |(s, a)| (s, Some(a)));
+        let (segment, after) = left.split_once('.').map_or((left, None), |(s, a)| (s, Some(a)));
         match expected {
             "#" if !segment.is_empty() && segment.bytes().all(|b| b.is_ascii_digit()) => {
                 numbers.push(segment)
@@ -74,11 +72,7 @@ mod tests {
             ("*.num", "", "a.xnum", None),
         ];
         for (from, to, name, expected) in cases {
-            assert_eq!(
-                rewrite(from, to, name).as_deref(),
-                expected,
-                "{from} on {name}"
-            );
+            assert_eq!(rewrite(from, to, name).as_deref(), expected, "{from} on {name}");
         }
     }
 }

@@ -11,6 +11,7 @@
 
 mod globals;
 mod machine;
+mod objects;
 
 pub(crate) use globals::Dialect;
 pub(crate) use machine::load;
