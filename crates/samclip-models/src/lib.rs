@@ -16,6 +16,7 @@ pub mod sam;
 pub mod sam_clip;
 pub mod state;
 pub mod text_table;
+pub mod tiny_vit;
 pub mod variant;
 
 pub use burn::tensor::{Device, Tensor};

@@ -59,45 +59,46 @@ pub fn weights(n: usize, out: usize, mode: Interpolation) -> Vec<f32> {
     matrix
 }
 
+// Indices and weights are computed in f32, in torch's order: in f64 a long table would differ from
+// torch by more than the rounding of the products.
+
 fn bilinear_row(row: &mut [f32], o: usize, n: usize, out: usize) {
-    let scale = n as f64 / out as f64;
-    let src = ((o as f64 + 0.5) * scale - 0.5).max(0.0);
+    let scale = n as f32 / out as f32;
+    let src = (scale * (o as f32 + 0.5) - 0.5).max(0.0);
     let i0 = (src as usize).min(n - 1);
     let i1 = (i0 + 1).min(n - 1);
-    let t = src - i0 as f64;
-    row[i0] += (1.0 - t) as f32;
-    row[i1] += t as f32;
+    let t = (src - i0 as f32).clamp(0.0, 1.0);
+    row[i0] += 1.0 - t;
+    row[i1] += t;
 }
 
 fn bicubic_row(row: &mut [f32], o: usize, n: usize, out: usize) {
-    let scale = n as f64 / out as f64;
-    let src = (o as f64 + 0.5) * scale - 0.5;
+    let scale = n as f32 / out as f32;
+    let src = scale * (o as f32 + 0.5) - 0.5;
     let base = src.floor();
     let t = src - base;
-    for tap in -1..=2 {
-        let weight = cubic(t - f64::from(tap), -0.75);
-        let index = (base as i64 + i64::from(tap)).clamp(0, n as i64 - 1) as usize;
-        row[index] += weight as f32;
+    for tap in -1..=2i64 {
+        let index = (base as i64 + tap).clamp(0, n as i64 - 1) as usize;
+        row[index] += cubic(t - tap as f32, -0.75);
     }
 }
 
 fn bicubic_antialias_row(row: &mut [f32], o: usize, n: usize, out: usize) {
-    let scale = n as f64 / out as f64;
+    let scale = n as f32 / out as f32;
     let widen = scale.max(1.0);
     let support = 2.0 * widen;
-    let center = (o as f64 + 0.5) * scale;
+    let center = (o as f32 + 0.5) * scale;
     let lo = ((center - support + 0.5) as i64).max(0) as usize;
     let hi = ((center + support + 0.5) as usize).min(n);
-    let taps: Vec<f64> =
-        (lo..hi).map(|i| cubic((i as f64 - center + 0.5) / widen, -0.5)).collect();
-    let total: f64 = taps.iter().sum();
+    let taps: Vec<f32> = (lo..hi).map(|i| cubic((i as f32 - center + 0.5) / widen, -0.5)).collect();
+    let total: f32 = taps.iter().sum();
     for (i, tap) in (lo..hi).zip(taps) {
-        row[i] = (tap / total) as f32;
+        row[i] = tap / total;
     }
 }
 
 /// Keys' cubic convolution kernel with parameter `a`.
-fn cubic(x: f64, a: f64) -> f64 {
+fn cubic(x: f32, a: f32) -> f32 {
     let x = x.abs();
     if x < 1.0 {
         ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0

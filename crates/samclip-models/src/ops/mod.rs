@@ -50,6 +50,12 @@ pub fn conv3x3(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, stride:
     plain::conv3x3(x, weight, bias, stride)
 }
 
+/// 3x3 convolution of each channel by itself, padding 1. `x` [B, H, W, C], `weight` [C, 1, 3, 3] ->
+/// [B, H/stride, W/stride, C] (rounded up).
+pub fn depthwise_conv3x3(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, stride: usize) -> Tensor<4> {
+    plain::depthwise_conv3x3(x, weight, bias, stride)
+}
+
 /// Convolution whose stride equals its kernel (patch embedding, mask downscaling).
 /// `x` [B, H, W, I], `weight` [O, I, k, k] -> [B, H/k, W/k, O].
 pub fn conv_patch(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4> {

@@ -76,3 +76,10 @@ pub fn conv3x3(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, stride:
     let options = ConvOptions::new([stride, stride], [1, 1], [1, 1], 1);
     module::conv2d(x, weight, bias, options).permute([0, 2, 3, 1]) // [B, h, w, O]
 }
+
+/// See [`super::depthwise_conv3x3`].
+pub fn depthwise_conv3x3(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, stride: usize) -> Tensor<4> {
+    let x = x.permute([0, 3, 1, 2]); // [B, C, H, W]
+    let options = ConvOptions::new([stride, stride], [1, 1], [1, 1], x.dims()[1]);
+    module::conv2d(x, weight, bias, options).permute([0, 2, 3, 1]) // [B, h, w, C]
+}

@@ -251,7 +251,7 @@ impl Block {
 
 /// Zero-pads bottom and right to multiples of `size` and cuts windows:
 /// [B, h, w, D] -> [B·windows, size, size, D].
-fn window_partition(x: Tensor<4>, size: usize) -> Tensor<4> {
+pub(crate) fn window_partition(x: Tensor<4>, size: usize) -> Tensor<4> {
     let [b, h, w, d] = x.dims();
     let (rows, cols) = (h.div_ceil(size), w.div_ceil(size));
     let x = pad(x, [rows * size, cols * size]);
@@ -260,7 +260,8 @@ fn window_partition(x: Tensor<4>, size: usize) -> Tensor<4> {
         .reshape([b * rows * cols, size, size, d])
 }
 
-fn window_unpartition(x: Tensor<4>, size: usize, [h, w]: [usize; 2]) -> Tensor<4> {
+/// Undoes [`window_partition`] for a map of h x w tokens.
+pub(crate) fn window_unpartition(x: Tensor<4>, size: usize, [h, w]: [usize; 2]) -> Tensor<4> {
     let [n, _, _, d] = x.dims();
     let (rows, cols) = (h.div_ceil(size), w.div_ceil(size));
     let b = n / (rows * cols);

@@ -11,8 +11,10 @@ use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::init::Init;
+use crate::tiny_vit::{TinyVit, TinyVitConfig};
 
 pub use image_encoder::{Attention, Block, Neck, PatchEmbed, Stem, VitDet, VitDetConfig, rel_pos_rows};
+pub(crate) use image_encoder::{window_partition, window_unpartition};
 pub use mask_decoder::{MaskDecoder, MaskDecoderConfig};
 pub use prompt_encoder::{PositionEmbeddingRandom, PromptEncoder, PromptInput};
 pub use transformer::{TwoWayAttentionBlock, TwoWayTransformer};
@@ -22,6 +24,8 @@ pub use transformer::{TwoWayAttentionBlock, TwoWayTransformer};
 pub enum ImageEncoder {
     /// SAM's own ViT with windowed and global attention.
     VitDet(VitDet),
+    /// MobileSAM's.
+    TinyVit(TinyVit),
 }
 
 impl ImageEncoder {
@@ -29,6 +33,7 @@ impl ImageEncoder {
     pub fn forward(&self, pixels: Tensor<4>) -> Tensor<4> {
         match self {
             Self::VitDet(encoder) => encoder.forward(pixels),
+            Self::TinyVit(encoder) => encoder.forward(pixels),
         }
     }
 
@@ -36,6 +41,7 @@ impl ImageEncoder {
     pub fn tokens(&self, pixels: Tensor<4>) -> Tensor<4> {
         match self {
             Self::VitDet(encoder) => encoder.tokens(pixels),
+            Self::TinyVit(encoder) => encoder.tokens(pixels),
         }
     }
 
@@ -43,6 +49,7 @@ impl ImageEncoder {
     pub fn neck(&self, tokens: Tensor<4>) -> Tensor<4> {
         match self {
             Self::VitDet(encoder) => encoder.neck.forward(tokens),
+            Self::TinyVit(encoder) => encoder.neck.forward(tokens),
         }
     }
 }
@@ -112,6 +119,16 @@ pub struct MaskLogits {
     pub low_res_logits: Tensor<4>,
     /// [P, M], the model's estimate of its own IoU.
     pub predicted_iou: Tensor<2>,
+}
+
+/// mobile_sam.pt: TinyViT as image encoder, SAM's prompt encoder and mask decoder.
+pub fn mobile_sam(init: &mut Init) -> Sam {
+    let decoder = MaskDecoderConfig::SAM;
+    Sam {
+        image_encoder: ImageEncoder::TinyVit(TinyVitConfig::MOBILE_SAM.init(init)),
+        prompt_encoder: PromptEncoder::new(decoder.transformer_dim, init),
+        mask_decoder: decoder.init(init),
+    }
 }
 
 impl Sam {
