@@ -17,7 +17,7 @@ use samclip_weights::{StateDict, TensorData as Stored};
 
 use crate::decode::MaskHead;
 use crate::error::PredictError;
-use crate::model::{clip_config, read_weights, sam_clip_config, sam_config};
+use crate::model::{clip_config, init_sam, read_weights, sam_clip_config};
 use crate::tensors::{tensor, values};
 
 /// How one tensor compares.
@@ -47,7 +47,7 @@ pub fn check(
     let context = Context { inputs, expected, device: Device::default() };
     let outputs = match variant {
         Variant::SamVitB | Variant::SamVitL | Variant::SamVitH | Variant::MobileSam => {
-            let sam = state::load(sam_config(variant).init(&mut context.init()), &checkpoint)?;
+            let sam = state::load(init_sam(variant, &mut context.init()), &checkpoint)?;
             context.masks(&sam, |pixels| sam.encode(pixels))?
         }
         Variant::SamClipVitB | Variant::SamClipNano => {

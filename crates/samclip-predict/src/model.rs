@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use samclip_models::clip::ClipConfig;
 use samclip_models::init::Init;
-use samclip_models::sam::SamConfig;
+use samclip_models::sam::{Sam, SamConfig, mobile_sam};
 use samclip_models::sam_clip::SamClipConfig;
 use samclip_models::text_table::TextTable;
 use samclip_models::variant::Variant;
@@ -203,7 +203,7 @@ fn build(
     let mut init = Init::zeros(&device);
     Ok(match variant {
         Variant::SamVitB | Variant::SamVitL | Variant::SamVitH | Variant::MobileSam => {
-            let sam = state::load(sam_config(variant).init(&mut init), &state)?;
+            let sam = state::load(init_sam(variant, &mut init), &state)?;
             Kind::Sam(Box::new(SamPredictor { sam, side: 1024, name, device, cache }))
         }
         Variant::ClipVitB16 | Variant::ClipVitL14 | Variant::ClipVitB16Quickgelu | Variant::ClipVitL14Quickgelu => {
@@ -265,7 +265,7 @@ pub fn expected_tensors(variant: Variant, state: &StateDict) -> Result<Vec<(Stri
     let mut init = Init::zeros(&Device::default());
     Ok(match variant {
         Variant::SamVitB | Variant::SamVitL | Variant::SamVitH | Variant::MobileSam => {
-            state::named_shapes(&sam_config(variant).init(&mut init))
+            state::named_shapes(&init_sam(variant, &mut init))
         }
         Variant::ClipVitB16 | Variant::ClipVitL14 | Variant::ClipVitB16Quickgelu | Variant::ClipVitL14Quickgelu => {
             clip_config(variant).expected_tensors()
@@ -276,12 +276,13 @@ pub fn expected_tensors(variant: Variant, state: &StateDict) -> Result<Vec<(Stri
     })
 }
 
-/// Sizes of a SAM variant.
-pub fn sam_config(variant: Variant) -> SamConfig {
+/// A SAM variant with initial values from `init`.
+pub fn init_sam(variant: Variant, init: &mut Init) -> Sam {
     match variant {
-        Variant::SamVitL => SamConfig::vit_l(),
-        Variant::SamVitH => SamConfig::vit_h(),
-        _ => SamConfig::vit_b(),
+        Variant::MobileSam => mobile_sam(init),
+        Variant::SamVitL => SamConfig::vit_l().init(init),
+        Variant::SamVitH => SamConfig::vit_h().init(init),
+        _ => SamConfig::vit_b().init(init),
     }
 }
 
