@@ -4,7 +4,7 @@
 //!
 //! Packed layouts (bf16, tiles of 1 KiB): A `[m/16][k/32][16 rows][32 k]`,
 //! B `[n/16][k/32][16 k-pairs][16 columns][2]`.
-use crate::engine::{Engine, Mat};
+use crate::engine::{Engine, Mat, Start};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
@@ -86,9 +86,9 @@ impl Engine for Amx {
     }
 
     #[inline(always)]
-    unsafe fn mul(self, m: usize, n: usize, k: usize, a: *const f32, b: *const f32, c: *mut f32, ldc: usize, add: bool) {
+    unsafe fn mul(self, m: usize, n: usize, k: usize, a: *const f32, b: *const f32, c: *mut f32, ldc: usize, start: Start) {
         // SAFETY: contract of the trait.
-        unsafe { mul(m, n, k, a.cast(), b.cast(), c, ldc, add) }
+        unsafe { mul(m, n, k, a.cast(), b.cast(), c, ldc, start) }
     }
 }
 
@@ -99,31 +99,32 @@ impl Engine for Amx {
 unsafe fn pack(src: Mat, outer: usize, k: usize, dst: *mut u16, rows: bool) {
     let kt = k.div_ceil(32);
     let outer_contiguous = src.rs == 1 && src.cs != 1;
-    for o in 0..outer.next_multiple_of(32) / 16 {
+    let groups = outer.next_multiple_of(32) / 16;
+    // Memory is walked along its rows, whichever way they lie.
+    for t in 0..groups * kt {
+        let (o, kb) = if outer_contiguous { (t % groups, t / groups) } else { (t / kt, t % kt) };
         let live = 16.min(outer.saturating_sub(o * 16));
-        for kb in 0..kt {
-            let depth = 32.min(k - kb * 32);
-            // SAFETY: the source offset is taken only when something is live
-            // there; loads are masked to `live` x `depth`; the tile is inside dst.
-            unsafe {
-                let d = dst.add((o * kt + kb) * 512).cast::<__m512i>();
-                let mut t = [_mm512_setzero_si512(); 16];
-                if live > 0 {
-                    let s = src.at(o * 16, kb * 32);
-                    if outer_contiguous {
-                        read_pairs(s, live, depth, &mut t);
-                    } else if src.cs == 1 {
-                        read_rows(s, live, depth, &mut t);
-                    } else {
-                        read_strided(s, live, depth, &mut t);
-                    }
-                    if rows == outer_contiguous {
-                        transpose(&mut t);
-                    }
+        let depth = 32.min(k - kb * 32);
+        // SAFETY: the source offset is taken only when something is live there;
+        // loads are masked to `live` x `depth`; the tile is inside dst.
+        unsafe {
+            let d = dst.add((o * kt + kb) * 512).cast::<__m512i>();
+            let mut t = [_mm512_setzero_si512(); 16];
+            if live > 0 {
+                let s = src.at(o * 16, kb * 32);
+                if outer_contiguous {
+                    read_pairs(s, live, depth, &mut t);
+                } else if src.cs == 1 {
+                    read_rows(s, live, depth, &mut t);
+                } else {
+                    read_strided(s, live, depth, &mut t);
                 }
-                for (r, v) in t.into_iter().enumerate() {
-                    _mm512_store_si512(d.add(r), v);
+                if rows == outer_contiguous {
+                    transpose(&mut t);
                 }
+            }
+            for (r, v) in t.into_iter().enumerate() {
+                _mm512_store_si512(d.add(r), v);
             }
         }
     }
@@ -221,7 +222,7 @@ struct Block([f32; 1024]);
 /// Blocks of 32 x 32 over packed panels.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 #[allow(clippy::too_many_arguments)]
-unsafe fn mul(m: usize, n: usize, k: usize, a: *const u16, b: *const u16, c: *mut f32, ldc: usize, add: bool) {
+unsafe fn mul(m: usize, n: usize, k: usize, a: *const u16, b: *const u16, c: *mut f32, ldc: usize, start: Start) {
     let kt = k.div_ceil(32);
     let mut scratch = Block([0.0; 1024]);
     for j in (0..n).step_by(32) {
@@ -230,21 +231,33 @@ unsafe fn mul(m: usize, n: usize, k: usize, a: *const u16, b: *const u16, c: *mu
             // exist for every block; C is only touched inside m x n.
             unsafe {
                 let (ap, bp, cp) = (a.add(i * kt * 32), b.add(j * kt * 32), c.add(i * ldc + j));
-                if !add && i + 32 <= m && j + 32 <= n {
+                if matches!(start, Start::Zero) && i + 32 <= m && j + 32 <= n {
                     block(ap, bp, kt, cp, ldc * 4);
                 } else {
                     block(ap, bp, kt, scratch.0.as_mut_ptr(), 128);
-                    write_back(&scratch.0, cp, ldc, 32.min(m - i), 32.min(n - j), add);
+                    let (from, stride) = match start {
+                        Start::Zero => (std::ptr::null(), 0),
+                        Start::Add => (cp.cast_const(), ldc),
+                        Start::Bias(bias) => (bias.add(j), 0),
+                    };
+                    write_back(&scratch.0, cp, ldc, [32.min(m - i), 32.min(n - j)], from, stride);
                 }
             }
         }
     }
 }
 
-/// Copies or adds the live part of a block to C.
+/// C = block + `from` (nothing where null), whose rows are `stride` apart.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn write_back(block: &[f32; 1024], c: *mut f32, ldc: usize, rows: usize, cols: usize, add: bool) {
+unsafe fn write_back(
+    block: &[f32; 1024],
+    c: *mut f32,
+    ldc: usize,
+    [rows, cols]: [usize; 2],
+    from: *const f32,
+    stride: usize,
+) {
     let (m0, m1) = (mask(cols.min(16)), mask(cols.saturating_sub(16)));
     for r in 0..rows {
         // SAFETY: masked lanes are not accessed; rows and cols are inside C.
@@ -253,9 +266,10 @@ unsafe fn write_back(block: &[f32; 1024], c: *mut f32, ldc: usize, rows: usize, 
             let q = p.wrapping_add(16);
             let mut v0 = _mm512_load_ps(block.as_ptr().add(r * 32));
             let mut v1 = _mm512_load_ps(block.as_ptr().add(r * 32 + 16));
-            if add {
-                v0 = _mm512_add_ps(v0, _mm512_maskz_loadu_ps(m0, p));
-                v1 = _mm512_add_ps(v1, _mm512_maskz_loadu_ps(m1, q));
+            if !from.is_null() {
+                let f = from.add(r * stride);
+                v0 = _mm512_add_ps(v0, _mm512_maskz_loadu_ps(m0, f));
+                v1 = _mm512_add_ps(v1, _mm512_maskz_loadu_ps(m1, f.wrapping_add(16)));
             }
             _mm512_mask_storeu_ps(p, m0, v0);
             _mm512_mask_storeu_ps(q, m1, v1);

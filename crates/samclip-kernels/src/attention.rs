@@ -6,7 +6,7 @@
 //! that of `segment_anything` `modeling/image_encoder.py::add_decomposed_rel_pos`.
 #[cfg(target_arch = "x86_64")]
 use crate::amx::Amx;
-use crate::engine::{Engine, F32, Mat, Precision};
+use crate::engine::{Engine, F32, Mat, Precision, Start};
 use crate::math::exp;
 use crate::scratch::{Scratch, SharedPtr};
 use crate::simd::{Kernel, Simd, dispatch, load_upto, store_upto};
@@ -215,7 +215,7 @@ impl Forward<'_> {
                     }
                     let n = chunk.min(keys - j);
                     let kp = kt.ptr().add(j * E::words(d));
-                    e.mul(rows, n, d, qa.ptr(), kp, scores.ptr(), chunk, false);
+                    e.mul(rows, n, d, qa.ptr(), kp, scores.ptr(), chunk, Start::Zero);
                     for r in 0..rows {
                         let row = scores.ptr().add(r * chunk);
                         let i = i0 + r;
@@ -228,7 +228,7 @@ impl Forward<'_> {
                     }
                     e.pack_a(Mat { ptr: scores.ptr(), rs: chunk, cs: 1 }, rows, n, pa.ptr());
                     let vp = vb.ptr().add(j / chunk * E::b_words(chunk, d));
-                    e.mul(rows, d, n, pa.ptr(), vp, acc.ptr(), d, true);
+                    e.mul(rows, d, n, pa.ptr(), vp, acc.ptr(), d, Start::Add);
                 }
                 for r in 0..rows {
                     let o = self.out.0.get().add(self.out.1.offset(b, h) + (i0 + r) * self.out.1.row);

@@ -4,7 +4,7 @@
 #[cfg(target_arch = "x86_64")]
 use crate::amx::Amx;
 use crate::attention::{AttentionShape, RelPos, RowStrides, head_view, mask_row, rel_row, scale_row, score_row};
-use crate::engine::{Engine, F32, Mat, Precision};
+use crate::engine::{Engine, F32, Mat, Precision, Start};
 use crate::math::exp;
 use crate::scratch::{Scratch, SharedPtr};
 use crate::simd::{Kernel, Simd, dispatch, load_upto, store_upto};
@@ -199,18 +199,18 @@ impl Backward<'_> {
                     }
                     let n = CHUNK.min(nk - j);
                     let at = j * E::words(d);
-                    e.mul(rows, n, d, qa.ptr(), kt.ptr().add(at), p.ptr(), CHUNK, false);
-                    e.mul(rows, n, d, ga.ptr(), vt.ptr().add(at), dp.ptr(), CHUNK, false);
+                    e.mul(rows, n, d, qa.ptr(), kt.ptr().add(at), p.ptr(), CHUNK, Start::Zero);
+                    e.mul(rows, n, d, ga.ptr(), vt.ptr().add(at), dp.ptr(), CHUNK, Start::Zero);
                     for (r, &delta) in delta.iter().enumerate().take(rows) {
                         self.row(s, i0 + r, j, n, p.ptr().add(r * CHUNK), dp.ptr().add(r * CHUNK), delta);
                     }
                     let (p, dp) = (Mat { ptr: p.ptr(), rs: CHUNK, cs: 1 }, Mat { ptr: dp.ptr(), rs: CHUNK, cs: 1 });
                     e.pack_a(p.t(), n, rows, packed.ptr());
-                    e.mul(n, d, rows, packed.ptr(), gb.ptr(), dv.add(j * self.v.1.row), self.v.1.row, true);
+                    e.mul(n, d, rows, packed.ptr(), gb.ptr(), dv.add(j * self.v.1.row), self.v.1.row, Start::Add);
                     e.pack_a(dp.t(), n, rows, packed.ptr());
-                    e.mul(n, d, rows, packed.ptr(), qb.ptr(), dk.add(j * self.k.1.row), self.k.1.row, true);
+                    e.mul(n, d, rows, packed.ptr(), qb.ptr(), dk.add(j * self.k.1.row), self.k.1.row, Start::Add);
                     e.pack_a(dp, rows, n, packed.ptr());
-                    e.mul(rows, d, n, packed.ptr(), kb.ptr().add(j / CHUNK * kb_words), dqi, self.q.1.row, true);
+                    e.mul(rows, d, n, packed.ptr(), kb.ptr().add(j / CHUNK * kb_words), dqi, self.q.1.row, Start::Add);
                 }
                 for r in 0..rows {
                     let row = dqi.add(r * self.q.1.row);

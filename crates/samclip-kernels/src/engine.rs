@@ -37,6 +37,17 @@ impl Mat {
     }
 }
 
+/// What a packed product does with C.
+#[derive(Clone, Copy)]
+pub(crate) enum Start {
+    /// Overwrites.
+    Zero,
+    /// Adds to it.
+    Add,
+    /// Overwrites with the product plus this row, one float per column.
+    Bias(*const f32),
+}
+
 /// Packing and multiplying for one instruction set.
 ///
 /// # Safety of the unsafe methods
@@ -62,9 +73,9 @@ pub(crate) trait Engine: Copy + Send + Sync {
     unsafe fn end(self);
     unsafe fn pack_a(self, a: Mat, m: usize, k: usize, dst: *mut f32);
     unsafe fn pack_b(self, b: Mat, k: usize, n: usize, dst: *mut f32);
-    /// `C = A B` or, with `add`, `C += A B`; C is m x n with row stride `ldc`.
+    /// C is m x n with row stride `ldc`.
     #[allow(clippy::too_many_arguments)]
-    unsafe fn mul(self, m: usize, n: usize, k: usize, a: *const f32, b: *const f32, c: *mut f32, ldc: usize, add: bool);
+    unsafe fn mul(self, m: usize, n: usize, k: usize, a: *const f32, b: *const f32, c: *mut f32, ldc: usize, start: Start);
 }
 
 /// f32 panels: A `[m/MR][k][MR]`, B `[n/NR][k][NR]` with NR two vectors.
@@ -97,10 +108,15 @@ impl<S: Simd> Engine for F32<S> {
     }
 
     #[inline(always)]
-    unsafe fn mul(self, m: usize, n: usize, k: usize, a: *const f32, b: *const f32, c: *mut f32, ldc: usize, add: bool) {
+    unsafe fn mul(self, m: usize, n: usize, k: usize, a: *const f32, b: *const f32, c: *mut f32, ldc: usize, start: Start) {
         let mut j = 0;
         while j < n {
             let nr = Self::NR.min(n - j);
+            let start = match start {
+                // SAFETY: column j is inside the bias.
+                Start::Bias(bias) => Start::Bias(unsafe { bias.add(j) }),
+                other => other,
+            };
             let mut i = 0;
             while i < m {
                 let mr = Self::MR.min(m - i);
@@ -108,9 +124,9 @@ impl<S: Simd> Engine for F32<S> {
                 unsafe {
                     let (ap, bp, cp) = (a.add(i * k), b.add(j * k), c.add(i * ldc + j));
                     match Self::MR {
-                        12 => micro::<S, 12>(self.0, k, ap, bp, cp, ldc, mr, nr, add),
-                        6 => micro::<S, 6>(self.0, k, ap, bp, cp, ldc, mr, nr, add),
-                        _ => micro::<S, 4>(self.0, k, ap, bp, cp, ldc, mr, nr, add),
+                        12 => micro::<S, 12>(self.0, k, ap, bp, cp, ldc, mr, nr, start),
+                        6 => micro::<S, 6>(self.0, k, ap, bp, cp, ldc, mr, nr, start),
+                        _ => micro::<S, 4>(self.0, k, ap, bp, cp, ldc, mr, nr, start),
                     }
                 }
                 i += Self::MR;
@@ -166,7 +182,7 @@ unsafe fn pack_panels(src: Mat, outer: usize, k: usize, dst: *mut f32, w: usize)
 #[inline(always)]
 #[allow(clippy::too_many_arguments, clippy::needless_range_loop)]
 unsafe fn micro<S: Simd, const MR: usize>(
-    s: S, k: usize, a: *const f32, b: *const f32, c: *mut f32, ldc: usize, mr: usize, nr: usize, add: bool,
+    s: S, k: usize, a: *const f32, b: *const f32, c: *mut f32, ldc: usize, mr: usize, nr: usize, start: Start,
 ) {
     let mut acc = [[s.splat(0.0); 2]; MR];
     // SAFETY: panels hold k * MR and k * 2N floats.
@@ -188,14 +204,19 @@ unsafe fn micro<S: Simd, const MR: usize>(
             // SAFETY: row i < mr, columns below nr.
             unsafe {
                 let row = c.add(i * ldc);
+                let from = match start {
+                    Start::Zero => std::ptr::null(),
+                    Start::Add => row.cast_const(),
+                    Start::Bias(bias) => bias,
+                };
                 let (mut v0, mut v1) = (acc[i][0], acc[i][1]);
-                if add {
-                    v0 = s.add(v0, load_upto(s, row, n0));
+                if !from.is_null() {
+                    v0 = s.add(v0, load_upto(s, from, n0));
                 }
                 store_upto(s, row, v0, n0);
                 if n1 > 0 {
-                    if add {
-                        v1 = s.add(v1, load_upto(s, row.add(S::N), n1));
+                    if !from.is_null() {
+                        v1 = s.add(v1, load_upto(s, from.add(S::N), n1));
                     }
                     store_upto(s, row.add(S::N), v1, n1);
                 }

@@ -5,7 +5,7 @@
 //! the number of threads.
 #[cfg(target_arch = "x86_64")]
 use crate::amx::Amx;
-use crate::engine::{Engine, F32, Mat, Precision};
+use crate::engine::{Engine, F32, Mat, Precision, Start};
 use crate::scratch::{Scratch, SharedPtr};
 use crate::simd::{Kernel, Simd, dispatch};
 use rayon::prelude::*;
@@ -175,21 +175,14 @@ impl Step<'_> {
                 }
                 Work::Mul { row, rows, col, cols } => {
                     let c = self.c.add(row * n + col);
-                    let mut add = self.k0 > 0;
-                    if !add {
-                        match self.init {
-                            Init::Zero => {}
-                            Init::Keep => add = true,
-                            Init::Bias(bias) => {
-                                for r in 0..rows {
-                                    std::ptr::copy_nonoverlapping(bias.as_ptr().add(col), c.add(r * n), cols);
-                                }
-                                add = true;
-                            }
-                        }
-                    }
+                    let start = match self.init {
+                        _ if self.k0 > 0 => Start::Add,
+                        Init::Zero => Start::Zero,
+                        Init::Keep => Start::Add,
+                        Init::Bias(bias) => Start::Bias(bias.as_ptr().add(col)),
+                    };
                     e.begin();
-                    e.mul(rows, cols, self.kc, self.pa.add(row * words), self.pb.add(col * words), c, n, add);
+                    e.mul(rows, cols, self.kc, self.pa.add(row * words), self.pb.add(col * words), c, n, start);
                     e.end();
                 }
             }

@@ -1,20 +1,32 @@
-//! Reusable 64-byte aligned buffers, one pool per thread.
-use std::alloc::{Layout, dealloc, handle_alloc_error};
-use std::cell::RefCell;
+//! Reusable 64-byte aligned buffers, one pool for the process.
+//!
+//! Global rather than per thread: training drivers and pools come and go, and a
+//! buffer of tens of megabytes is worth more than an uncontended lock.
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::collections::BTreeMap;
+use std::sync::Mutex;
 
 const ALIGN: usize = 64;
-const KEEP: usize = 24;
+/// Words the pool keeps at most (512 MiB).
+const KEEP: usize = 1 << 27;
 
 /// A buffer of at least the requested number of f32 words with unspecified
-/// (but initialised) content; returns to the thread's pool when dropped.
+/// content; returns to the pool when dropped.
 pub(crate) struct Scratch {
     ptr: *mut f32,
     words: usize,
+    /// Every word was written at some time.
+    init: bool,
 }
 
-thread_local! {
-    static POOL: RefCell<Vec<Scratch>> = const { RefCell::new(Vec::new()) };
+#[derive(Default)]
+struct Pool {
+    /// Free buffers by size.
+    free: BTreeMap<usize, Vec<Scratch>>,
+    words: usize,
 }
+
+static POOL: Mutex<Pool> = Mutex::new(Pool { free: BTreeMap::new(), words: 0 });
 
 // SAFETY: the buffer is owned; it is plain memory.
 unsafe impl Send for Scratch {}
@@ -22,59 +34,77 @@ unsafe impl Send for Scratch {}
 unsafe impl Sync for Scratch {}
 
 impl Scratch {
-    /// Takes the smallest fitting buffer of the pool or makes one.
+    /// The smallest free buffer that fits and wastes less than half, or a new one.
     pub(crate) fn take(words: usize) -> Self {
-        let words = words.max(16);
-        let found = POOL.try_with(|pool| {
-            let mut pool = pool.borrow_mut();
-            let fit = pool.iter().enumerate().filter(|(_, b)| b.words >= words && b.words / 8 <= words);
-            let best = fit.min_by_key(|(_, b)| b.words).map(|(i, _)| i);
-            best.map(|i| pool.swap_remove(i))
-        });
-        found.ok().flatten().unwrap_or_else(|| Self::alloc(words.next_multiple_of(1024)))
+        let words = Self::class(words);
+        if let Ok(mut pool) = POOL.lock() {
+            let size = pool.free.range(words..2 * words).next().map(|(&size, _)| size);
+            if let Some(size) = size {
+                let list = pool.free.get_mut(&size).expect("the size was just found");
+                let buffer = list.pop().expect("lists in the pool are not empty");
+                if list.is_empty() {
+                    pool.free.remove(&size);
+                }
+                pool.words -= size;
+                return buffer;
+            }
+        }
+        Self::alloc(words)
+    }
+
+    /// Four sizes per octave, so that buffers meet again.
+    fn class(words: usize) -> usize {
+        let words = words.max(1024);
+        let step = words.next_power_of_two() / 8;
+        words.next_multiple_of(step)
     }
 
     fn alloc(words: usize) -> Self {
         let layout = Self::layout(words);
-        // SAFETY: the layout is not empty; zeroing makes every word initialised.
-        let ptr = unsafe { std::alloc::alloc_zeroed(layout) }.cast::<f32>();
+        // SAFETY: the layout is not empty.
+        let ptr = unsafe { alloc(layout) }.cast::<f32>();
         if ptr.is_null() {
             handle_alloc_error(layout);
         }
-        Self { ptr, words }
+        Self { ptr, words, init: false }
     }
 
     fn layout(words: usize) -> Layout {
         Layout::from_size_align(words * 4, ALIGN).expect("scratch size fits isize")
     }
 
+    /// For kernels that write before they read.
     pub(crate) fn ptr(&self) -> *mut f32 {
         self.ptr
     }
 
-    /// The first `words` words.
+    /// The first `words` words, initialised with something.
     pub(crate) fn slice(&mut self, words: usize) -> &mut [f32] {
         assert!(words <= self.words);
-        // SAFETY: inside the allocation, initialised, and borrowed mutably.
-        unsafe { std::slice::from_raw_parts_mut(self.ptr, words) }
+        // SAFETY: inside the allocation, initialised here if never before, and
+        // borrowed mutably.
+        unsafe {
+            if !self.init {
+                std::ptr::write_bytes(self.ptr, 0, self.words);
+                self.init = true;
+            }
+            std::slice::from_raw_parts_mut(self.ptr, words)
+        }
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let (ptr, words) = (self.ptr, self.words);
-        let kept = POOL.try_with(|pool| {
-            let Ok(mut pool) = pool.try_borrow_mut() else { return false };
-            if pool.len() < KEEP {
-                pool.push(Self { ptr, words });
-                return true;
-            }
-            false
-        });
-        if !kept.unwrap_or(false) {
-            // SAFETY: allocated by `alloc` with the same layout, not used afterwards.
-            unsafe { dealloc(ptr.cast(), Self::layout(words)) }
+        let Self { ptr, words, init } = *self;
+        if let Ok(mut pool) = POOL.lock()
+            && pool.words + words <= KEEP
+        {
+            pool.words += words;
+            pool.free.entry(words).or_default().push(Self { ptr, words, init });
+            return;
         }
+        // SAFETY: allocated by `alloc` with the same layout, not used afterwards.
+        unsafe { dealloc(ptr.cast(), Self::layout(words)) }
     }
 }
 

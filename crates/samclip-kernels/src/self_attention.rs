@@ -4,7 +4,7 @@
 //! (`segment_anything` `modeling/image_encoder.py::Attention.forward`).
 use crate::attention::{AttentionShape, RelPos, RowStrides, attention_forward};
 use crate::attention_backward::{Targets, backward_into};
-use crate::engine::{Engine, F32, Mat, Precision};
+use crate::engine::{Engine, F32, Mat, Precision, Start};
 use crate::scratch::{Scratch, SharedPtr};
 use crate::simd::{Kernel, Simd, dispatch};
 use rayon::prelude::*;
@@ -116,8 +116,8 @@ pub fn self_attention_backward(
     let (st, width) = parts(shape);
     let rows = shape.batch * shape.heads * shape.queries;
     let (gh, gw) = tables.map_or((0, 0), |t| t.grid);
-    let (mut drel_h, mut drel_w) = (Scratch::take(rows * gh), Scratch::take(rows * gw));
-    let (h, w) = (SharedPtr::of(drel_h.slice(rows * gh)), SharedPtr::of(drel_w.slice(rows * gw)));
+    let (drel_h, drel_w) = (Scratch::take(rows * gh), Scratch::take(rows * gw));
+    let (h, w) = (SharedPtr::new(drel_h.ptr()), SharedPtr::new(drel_w.ptr()));
     let rel = tables.map(|t| RelPos { h: &saved.rel_h, w: &saved.rel_w, grid: t.grid });
     let to = RowStrides::token_major(shape.queries, width, shape.head_dim);
     let base = dqkv.as_mut_ptr();
@@ -200,7 +200,7 @@ impl Kernel for Terms<'_> {
                     let t = Mat { ptr: table.as_ptr().add(i * l.side * d), rs: d, cs: 1 };
                     e.pack_b(t.t(), d, l.side, b.ptr());
                     let out = dst.get().add((self.head * n + l.first) * l.side);
-                    e.mul(l.count, l.side, d, a.ptr(), b.ptr(), out, l.step * l.side, false);
+                    e.mul(l.count, l.side, d, a.ptr(), b.ptr(), out, l.step * l.side, Start::Zero);
                 }
             }
         }
@@ -239,7 +239,7 @@ impl Kernel for QueryGrads<'_> {
                     let t = Mat { ptr: table.as_ptr().add(i * l.side * d), rs: d, cs: 1 };
                     e.pack_b(t, l.side, d, b.ptr());
                     let dq = self.dq.get().add(at + l.first * self.st.row);
-                    e.mul(l.count, d, l.side, a.ptr(), b.ptr(), dq, l.step * self.st.row, true);
+                    e.mul(l.count, d, l.side, a.ptr(), b.ptr(), dq, l.step * self.st.row, Start::Add);
                 }
             }
         }
@@ -265,6 +265,7 @@ impl Kernel for LineGrads<'_> {
         let a = Scratch::take(F32::<S>::a_words(l.side, l.count));
         let b = Scratch::take(F32::<S>::b_words(l.count, d));
         for head in 0..self.shape.batch * self.shape.heads {
+            let start = if head == 0 { Start::Zero } else { Start::Add };
             let q = self.qkv[self.st.offset(head / self.shape.heads, head % self.shape.heads)..].as_ptr();
             // SAFETY: the line's tokens are inside the head; dst is side x d.
             unsafe {
@@ -273,7 +274,7 @@ impl Kernel for LineGrads<'_> {
                 e.pack_a(g.t(), l.side, l.count, a.ptr());
                 let src = Mat { ptr: q.add(l.first * self.st.row), rs: l.step * self.st.row, cs: 1 };
                 e.pack_b(src, l.count, d, b.ptr());
-                e.mul(l.side, d, l.count, a.ptr(), b.ptr(), self.dst.as_mut_ptr(), d, head > 0);
+                e.mul(l.side, d, l.count, a.ptr(), b.ptr(), self.dst.as_mut_ptr(), d, start);
             }
         }
     }

@@ -6,29 +6,64 @@
 pub mod interpolate;
 pub mod plain;
 
-use burn::tensor::Tensor;
+mod extension;
+mod flex;
+#[cfg(test)]
+mod tests;
 
+use burn::backend::{Dispatch, DispatchDevice};
+use burn::tensor::{DType, Tensor};
+
+use extension::{KernelOps, Maybe};
+pub use flex::{Precision, precision, set_precision};
 pub use interpolate::{Interpolation, resize_2d, resize_rows};
 pub use plain::RelPosBias;
 
+/// True where the CPU kernels take the tensor: burn's Flex backend, with or without gradients, f32.
+fn on_kernels<const D: usize>(x: &Tensor<D>) -> bool {
+    fn flex(device: &DispatchDevice) -> bool {
+        match device {
+            DispatchDevice::Flex(_) => true,
+            DispatchDevice::Autodiff(inner) => flex(inner),
+            #[allow(unreachable_patterns)]
+            _ => false,
+        }
+    }
+    x.dtype() == DType::F32 && flex(x.device().as_dispatch())
+}
+
 /// `x W^T + b`. `x` [..., I], `weight` [O, I] (PyTorch layout), `bias` [O] -> [..., O].
 pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
-    plain::linear(x, weight, bias)
+    if !on_kernels(&x) {
+        return plain::linear(x, weight, bias);
+    }
+    let bias = Maybe::of(bias.map(Tensor::into_dispatch));
+    Tensor::from_dispatch(Dispatch::sc_linear(x.into_dispatch(), weight.into_dispatch(), bias))
 }
 
 /// Layer normalisation over the last axis, biased variance.
 pub fn layer_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, bias: Tensor<1>, eps: f64) -> Tensor<D> {
-    plain::layer_norm(x, weight, bias, eps)
+    if !on_kernels(&x) {
+        return plain::layer_norm(x, weight, bias, eps);
+    }
+    let (weight, bias) = (weight.into_dispatch(), bias.into_dispatch());
+    Tensor::from_dispatch(Dispatch::sc_layer_norm(x.into_dispatch(), weight, bias, eps))
 }
 
 /// Exact (erf) GELU.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    plain::gelu(x)
+    if !on_kernels(&x) {
+        return plain::gelu(x);
+    }
+    Tensor::from_dispatch(Dispatch::sc_pointwise(x.into_dispatch(), flex::Pointwise::Gelu))
 }
 
 /// `x * sigmoid(1.702 x)` (OpenAI CLIP).
 pub fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    plain::quick_gelu(x)
+    if !on_kernels(&x) {
+        return plain::quick_gelu(x);
+    }
+    Tensor::from_dispatch(Dispatch::sc_pointwise(x.into_dispatch(), flex::Pointwise::QuickGelu))
 }
 
 /// `softmax(scale * q k^T + bias) v` per head. `q` [B, heads, N, C], `k`, `v` [B, heads, M, C] ->
@@ -41,13 +76,42 @@ pub fn attention(
     bias: Option<RelPosBias>,
     causal: bool,
 ) -> Tensor<4> {
-    plain::attention(q, k, v, scale, bias, causal)
+    // The kernel aligns a causal mask to the last key; the twin to the first.
+    if !on_kernels(&q) || (causal && q.dims()[2] != k.dims()[2]) {
+        return plain::attention(q, k, v, scale, bias, causal);
+    }
+    let (rel_h, rel_w) = bias.map(|b| (b.rel_h.into_dispatch(), b.rel_w.into_dispatch())).unzip();
+    let (rel_h, rel_w) = (Maybe::of(rel_h), Maybe::of(rel_w));
+    let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
+    Tensor::from_dispatch(Dispatch::sc_attention(q, k, v, rel_h, rel_w, scale, causal))
+}
+
+/// Self-attention of the packed projection: `qkv` [B, N, 3·heads·C] (q, k, v side by side, heads
+/// inside each) -> [B, N, heads·C]. `rel` holds the relative-position vectors of a grid of h·w = N
+/// tokens, [h, h, C] by row and [w, w, C] by column; they meet the unscaled queries.
+pub fn self_attention(
+    qkv: Tensor<3>,
+    heads: usize,
+    scale: f64,
+    rel: Option<(Tensor<3>, Tensor<3>)>,
+    causal: bool,
+) -> Tensor<3> {
+    if !on_kernels(&qkv) {
+        return plain::self_attention(qkv, heads, scale, rel, causal);
+    }
+    let (rows, cols) = rel.map(|(r, c)| (r.into_dispatch(), c.into_dispatch())).unzip();
+    let (rows, cols) = (Maybe::of(rows), Maybe::of(cols));
+    Tensor::from_dispatch(Dispatch::sc_self_attention(qkv.into_dispatch(), rows, cols, heads, scale, causal))
 }
 
 /// 3x3 convolution, padding 1. `x` [B, H, W, I], `weight` [O, I, 3, 3] -> [B, H/stride, W/stride, O]
 /// (rounded up).
 pub fn conv3x3(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, stride: usize) -> Tensor<4> {
-    plain::conv3x3(x, weight, bias, stride)
+    if !on_kernels(&x) {
+        return plain::conv3x3(x, weight, bias, stride);
+    }
+    let bias = Maybe::of(bias.map(Tensor::into_dispatch));
+    Tensor::from_dispatch(Dispatch::sc_conv3x3(x.into_dispatch(), weight.into_dispatch(), bias, stride))
 }
 
 /// 3x3 convolution of each channel by itself, padding 1. `x` [B, H, W, C], `weight` [C, 1, 3, 3] ->

@@ -70,6 +70,43 @@ pub fn attention(
     softmax(logits, 3).matmul(v)
 }
 
+/// See [`super::self_attention`].
+pub fn self_attention(
+    qkv: Tensor<3>,
+    heads: usize,
+    scale: f64,
+    rel: Option<(Tensor<3>, Tensor<3>)>,
+    causal: bool,
+) -> Tensor<3> {
+    let [b, n, width] = qkv.dims();
+    let c = width / 3 / heads;
+    let qkv = qkv.reshape([b, n, 3, heads, c]).permute([2, 0, 3, 1, 4]);
+    let part = |i| qkv.clone().slice([i..i + 1]).reshape([b, heads, n, c]);
+    let (q, k, v) = (part(0), part(1), part(2)); // [B, heads, N, C]
+    let bias = rel.map(|(rows, cols)| rel_pos(q.clone(), rows, cols));
+    attention(q, k, v, scale, bias, causal).swap_dims(1, 2).reshape([b, n, heads * c])
+}
+
+/// Bias terms from the unscaled queries (reference: `add_decomposed_rel_pos`).
+fn rel_pos(q: Tensor<4>, rows: Tensor<3>, cols: Tensor<3>) -> RelPosBias {
+    let [b, heads, n, c] = q.dims();
+    let (h, w) = (rows.dims()[0], cols.dims()[0]);
+    let q = q.reshape([b * heads, h, w, c]);
+    let by_row = q.clone().swap_dims(0, 1).reshape([h, b * heads * w, c]);
+    let rel_h = by_row
+        .matmul(rows.swap_dims(1, 2)) //                 [h, B·heads·w, h']
+        .reshape([h, b * heads, w, h])
+        .swap_dims(0, 1)
+        .reshape([b, heads, n, h]);
+    let by_col = q.permute([2, 0, 1, 3]).reshape([w, b * heads * h, c]);
+    let rel_w = by_col
+        .matmul(cols.swap_dims(1, 2)) //                 [w, B·heads·h, w']
+        .reshape([w, b * heads, h, w])
+        .permute([1, 2, 0, 3])
+        .reshape([b, heads, n, w]);
+    RelPosBias { rel_h, rel_w }
+}
+
 /// See [`super::conv3x3`].
 pub fn conv3x3(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, stride: usize) -> Tensor<4> {
     let x = x.permute([0, 3, 1, 2]); // [B, I, H, W]

@@ -9,7 +9,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::init::Init;
 use crate::layers::{Activation, Conv2d, LayerNorm, Linear, MlpBlock};
-use crate::ops::{self, Interpolation, RelPosBias};
+use crate::ops::{self, Interpolation};
 
 /// How pixels become tokens.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -315,37 +315,11 @@ impl Attention {
     /// `x` [B, h, w, D] -> [B, h, w, D].
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let [b, h, w, dim] = x.dims();
-        let (heads, n) = (self.num_heads, h * w);
-        let c = dim / heads;
-        let qkv = self.qkv.forward(x.reshape([b, n, dim])); //        [B, N, 3D]
-        let qkv = qkv.reshape([b, n, 3, heads, c]).permute([2, 0, 3, 1, 4]);
-        let part = |i| qkv.clone().slice([i..i + 1]).reshape([b, heads, n, c]);
-        let (q, k, v) = (part(0), part(1), part(2)); //               [B, heads, N, C]
-        let bias = self.rel_pos(q.clone(), [h, w]);
-        let y = ops::attention(q, k, v, (c as f64).powf(-0.5), Some(bias), false);
-        let y = y.swap_dims(1, 2).reshape([b, h, w, dim]); //         [B, h, w, D]
-        self.proj.forward(y)
-    }
-
-    /// Bias terms from the unscaled queries (reference: `add_decomposed_rel_pos`).
-    fn rel_pos(&self, q: Tensor<4>, [h, w]: [usize; 2]) -> RelPosBias {
-        let [b, heads, n, c] = q.dims();
-        let rows = rel_pos_rows(self.rel_pos_h.val(), h); // [h, h, C]
-        let cols = rel_pos_rows(self.rel_pos_w.val(), w); // [w, w, C]
-        let q = q.reshape([b * heads, h, w, c]);
-        let by_row = q.clone().swap_dims(0, 1).reshape([h, b * heads * w, c]);
-        let rel_h = by_row
-            .matmul(rows.swap_dims(1, 2)) //                 [h, B·heads·w, h']
-            .reshape([h, b * heads, w, h])
-            .swap_dims(0, 1)
-            .reshape([b, heads, n, h]);
-        let by_col = q.permute([2, 0, 1, 3]).reshape([w, b * heads * h, c]);
-        let rel_w = by_col
-            .matmul(cols.swap_dims(1, 2)) //                 [w, B·heads·h, w']
-            .reshape([w, b * heads, h, w])
-            .permute([1, 2, 0, 3])
-            .reshape([b, heads, n, w]);
-        RelPosBias { rel_h, rel_w }
+        let (n, c) = (h * w, dim / self.num_heads);
+        let qkv = self.qkv.forward(x.reshape([b, n, dim])); // [B, N, 3D]
+        let rel = (rel_pos_rows(self.rel_pos_h.val(), h), rel_pos_rows(self.rel_pos_w.val(), w));
+        let y = ops::self_attention(qkv, self.num_heads, (c as f64).powf(-0.5), Some(rel), false);
+        self.proj.forward(y.reshape([b, h, w, dim]))
     }
 }
 
