@@ -14,7 +14,10 @@ impl Observer for Print {
     }
 
     fn log(&mut self, line: &Line) {
-        print!("{}/{} loss {:.4} lr {:.2e} norm {:.2} {:.2} img/s", line.step, line.steps, line.loss, line.lr, line.grad_norm, line.images_per_second);
+        print!(
+            "{}/{} loss {:.4} lr {:.2e} norm {:.2} {:.2} img/s",
+            line.step, line.steps, line.loss, line.lr, line.grad_norm, line.images_per_second
+        );
         for (name, value) in &line.losses {
             print!(" {}={value:.3}", name.rsplit_once('/').map_or(name.as_str(), |(_, n)| n));
         }

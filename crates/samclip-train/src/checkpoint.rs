@@ -60,10 +60,7 @@ pub fn save(path: &Path, parameters: &Parameters, progress: &Progress) -> Result
 /// Reads a checkpoint into `parameters`, which must have exactly its tensors.
 pub fn load(path: &Path, parameters: &mut Parameters) -> Result<Progress, TrainError> {
     let mut state = StateDict::open(path)?;
-    let fail = |message: String| TrainError::Checkpoint {
-        path: path.to_owned(),
-        message,
-    };
+    let fail = |message: String| TrainError::Checkpoint { path: path.to_owned(), message };
     let text = |key: &str| {
         let found = state.metadata.get(key).cloned();
         found.ok_or_else(|| fail(format!("`{key}` is missing")))
@@ -75,7 +72,8 @@ pub fn load(path: &Path, parameters: &mut Parameters) -> Result<Progress, TrainE
     let progress = Progress {
         step: number("step")? as usize,
         seconds: number("seconds")?,
-        positions: serde_json::from_str(&text("positions")?).map_err(|e| fail(format!("`positions`: {e}")))?,
+        positions: serde_json::from_str(&text("positions")?)
+            .map_err(|e| fail(format!("`positions`: {e}")))?,
         recipe: text("recipe")?,
     };
     for t in parameters.tensors_mut() {

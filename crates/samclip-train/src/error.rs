@@ -70,13 +70,10 @@ impl TrainError {
     /// Advice for the user, where there is any.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Recipe { nearest, .. } => {
-                nearest.as_ref().map(|key| format!("did you mean `{key}`?"))
+            Self::Recipe { nearest, .. } => nearest.as_ref().map(|key| format!("did you mean `{key}`?")),
+            Self::NonFinite { .. } => {
+                Some("the last checkpoint is intact; lower the learning rate or the loss's weight".to_owned())
             }
-            Self::NonFinite { .. } => Some(
-                "the last checkpoint is intact; lower the learning rate or the loss's weight"
-                    .to_owned(),
-            ),
             Self::Checkpoint { .. } => {
                 Some("choose another --out directory, or pass --no-resume to start over".to_owned())
             }
@@ -87,9 +84,6 @@ impl TrainError {
     }
 
     pub(crate) fn io(path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
-        move |source| Self::Io {
-            path: path.to_owned(),
-            source,
-        }
+        move |source| Self::Io { path: path.to_owned(), source }
     }
 }

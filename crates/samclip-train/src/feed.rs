@@ -8,11 +8,11 @@ use crate::error::TrainError;
 use crate::objectives::{TaskSetup, TeacherOutputs};
 use crate::recipe::Task;
 use crate::teacher::Teacher;
-use samclip_data::{Dataset, Targets};
 use samclip_data::loader::{Batch, Loader, LoaderConfig, Mixing, Position, Source};
+use samclip_data::{Dataset, Targets};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 /// Teachers by file, with the outputs that are wanted of them.
@@ -64,7 +64,11 @@ pub fn loader(task: &Task, datasets: &[Arc<dyn Dataset>], seed: u64) -> Result<L
 
 impl Feed {
     /// Starts at `position`, or at the beginning.
-    pub fn start(mut loader: Loader, teachers: Teachers, position: Option<Position>) -> Result<Self, TrainError> {
+    pub fn start(
+        mut loader: Loader,
+        teachers: Teachers,
+        position: Option<Position>,
+    ) -> Result<Self, TrainError> {
         if let Some(position) = position {
             loader.seek(position)?;
         }

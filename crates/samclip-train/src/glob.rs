@@ -25,12 +25,10 @@ pub fn matches(pattern: &str, name: &str) -> bool {
 /// Whether `name` matches one of `patterns`; a pattern that begins with `!` takes
 /// back what earlier ones gave.
 pub fn any(patterns: &[String], name: &str) -> bool {
-    patterns
-        .iter()
-        .fold(false, |given, pattern| match pattern.strip_prefix('!') {
-            Some(pattern) => given && !matches(pattern, name),
-            None => given || matches(pattern, name),
-        })
+    patterns.iter().fold(false, |given, pattern| match pattern.strip_prefix('!') {
+        Some(pattern) => given && !matches(pattern, name),
+        None => given || matches(pattern, name),
+    })
 }
 
 #[cfg(test)]

@@ -61,14 +61,18 @@ impl Parameters {
             .into_iter()
             .map(|(name, shape, value)| tensor(name, shape, value, model, optimizer))
             .collect();
-        Self {
-            model: tensors.len(),
-            tensors,
-        }
+        Self { model: tensors.len(), tensors }
     }
 
     /// Adds an auxiliary tensor, `name` without the prefix.
-    pub fn add_aux(&mut self, name: &str, shape: Vec<usize>, value: Vec<f32>, model: &Model, optimizer: &Optimizer) {
+    pub fn add_aux(
+        &mut self,
+        name: &str,
+        shape: Vec<usize>,
+        value: Vec<f32>,
+        model: &Model,
+        optimizer: &Optimizer,
+    ) {
         let mut state = tensor(format!("{AUX}{name}"), shape, value, model, optimizer);
         state.trainable = true;
         state.mean = vec![0.0; state.value.len()];
@@ -104,15 +108,18 @@ impl Parameters {
 
     /// An auxiliary tensor as a fresh leaf of the graph.
     pub fn aux_leaf<const D: usize>(&self, name: &str, device: &Device) -> Option<Tensor<D>> {
-        let state = self.tensors[self.model..]
-            .iter()
-            .find(|t| t.name.strip_prefix(AUX) == Some(name))?;
+        let state = self.tensors[self.model..].iter().find(|t| t.name.strip_prefix(AUX) == Some(name))?;
         let data = TensorData::new(state.value.clone(), state.shape.clone());
         Some(Tensor::from_data(data, device).require_grad())
     }
 
     /// Gradients of the trainable tensors, by position; none where none arrived.
-    pub fn collect<M: Module>(&self, module: &M, leaves: &Leaves, grads: &mut Gradients) -> Vec<Option<Vec<f32>>> {
+    pub fn collect<M: Module>(
+        &self,
+        module: &M,
+        leaves: &Leaves,
+        grads: &mut Gradients,
+    ) -> Vec<Option<Vec<f32>>> {
         let mut out: Vec<Option<Vec<f32>>> = vec![None; self.tensors.len()];
         let mut visitor = Collect { next: 0, tensors: &self.tensors, out: &mut out, grads };
         module.visit(&mut visitor);
@@ -141,11 +148,7 @@ impl Parameters {
 
     /// The module with the current values; only trainable tensors take gradients.
     pub fn apply<M: Module>(&self, module: M, device: &Device) -> M {
-        module.map(&mut Apply {
-            next: 0,
-            tensors: &self.tensors,
-            device: device.clone(),
-        })
+        module.map(&mut Apply { next: 0, tensors: &self.tensors, device: device.clone() })
     }
 
     /// The first tensor whose gradient is not finite, with the value found.
@@ -157,7 +160,13 @@ impl Parameters {
     }
 }
 
-fn tensor(name: String, shape: Vec<usize>, value: Vec<f32>, model: &Model, optimizer: &Optimizer) -> TensorState {
+fn tensor(
+    name: String,
+    shape: Vec<usize>,
+    value: Vec<f32>,
+    model: &Model,
+    optimizer: &Optimizer,
+) -> TensorState {
     let trainable = glob::any(&model.trainable, &name) && !is_buffer(&name);
     let moments = if trainable { value.len() } else { 0 };
     let lr_scale = optimizer

@@ -74,9 +74,7 @@ pub fn curve(lines: &[Line], columns: usize, rows: usize) -> String {
         .chunks(per)
         .map(|chunk| chunk.iter().map(|l| l.loss).sum::<f32>() / chunk.len() as f32)
         .collect();
-    let (low, high) = points
-        .iter()
-        .fold((f32::MAX, f32::MIN), |(a, b), &p| (a.min(p), b.max(p)));
+    let (low, high) = points.iter().fold((f32::MAX, f32::MIN), |(a, b), &p| (a.min(p), b.max(p)));
     let span = (high - low).max(f32::EPSILON);
     let level = |p: f32| ((p - low) / span * (rows - 1) as f32).round() as usize;
     let mut text = String::new();

@@ -31,15 +31,18 @@ pub struct Teacher {
 impl Teacher {
     /// Loads a file.
     pub fn open(path: &Path) -> Result<Self, TrainError> {
-        let model = Model::load_file(path).map_err(|error| TrainError::Teacher {
-            path: path.to_owned(),
-            message: error.to_string(),
-        })?;
+        let model = Model::load_file(path)
+            .map_err(|error| TrainError::Teacher { path: path.to_owned(), message: error.to_string() })?;
         Ok(Self { path: path.to_owned(), model })
     }
 
     /// Runs `pixels` [N, 3, H, W] and returns the named outputs.
-    pub fn run(&self, pixels: Vec<f32>, shape: [usize; 4], outputs: &[&str]) -> Result<Vec<Output>, TrainError> {
+    pub fn run(
+        &self,
+        pixels: Vec<f32>,
+        shape: [usize; 4],
+        outputs: &[&str],
+    ) -> Result<Vec<Output>, TrainError> {
         let fail = |message: String| TrainError::Teacher { path: self.path.clone(), message };
         let input = NdTensor::from_data(shape, pixels);
         let id = *self.model.input_ids().first().ok_or_else(|| fail("no input".into()))?;

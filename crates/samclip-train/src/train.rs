@@ -5,107 +5,36 @@
 
 use crate::checkpoint::{self, Progress};
 use crate::error::TrainError;
-use crate::feed::{Fed, Feed, Teachers, loader};
+use crate::feed::{Fed, Feed, loader};
+pub use crate::inputs::{Inputs, Observer, Outcome, RunOptions};
 use crate::objectives::{self, Leaves, Step, TaskSetup, TeacherOutputs, shard_outputs};
 use crate::optim;
 use crate::parameters::Parameters;
 use crate::recipe::Recipe;
-use crate::run_log::{Line, RunLog};
-use crate::teacher::Teacher;
-use crate::vocabulary::{TextSource, Vocabulary};
+use crate::report::{Means, StepReport};
+use crate::run_log::RunLog;
+use crate::vocabulary::Vocabulary;
 use crate::{export, precision};
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use samclip_data::Dataset;
 use samclip_data::loader::Batch;
 use samclip_image::Normalization;
 use samclip_models::init::Init;
 use samclip_models::sam_clip::{SamClip, SamClipConfig};
 use samclip_models::state;
-use samclip_weights::StateDict;
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-/// What watches a run: the binary prints, and evaluates.
-pub trait Observer {
-    /// A sentence for people.
-    fn note(&mut self, _text: &str) {}
-    /// A line of the log.
-    fn log(&mut self, _line: &Line) {}
-    /// A step is done.
-    fn step(&mut self, _step: usize, _steps: usize) {}
-    /// Called every `log.observe_every_steps` steps with the model as it stands.
-    fn evaluate(&mut self, _step: usize, _model: &SamClip) {}
-}
-
-/// An observer that looks away.
-impl Observer for () {}
-
-/// Where a run reads and writes.
-#[derive(Debug, Clone)]
-pub struct RunOptions {
-    /// The data folder.
-    pub data: PathBuf,
-    /// The run directory.
-    pub out: PathBuf,
-    /// Cut down to seconds.
-    pub smoke: bool,
-    /// Continue from the run directory's checkpoint, if there is one.
-    pub resume: bool,
-    /// Continue even though the recipe's text has changed.
-    pub allow_changed_recipe: bool,
-}
-
-/// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Outcome {
-    /// Steps done.
-    pub step: usize,
-    /// Whether all steps are done; otherwise it was asked to stop.
-    pub complete: bool,
-}
-
-/// Everything that a run reads beside the recipe; tests build their own.
-pub struct Inputs {
-    /// The data sets of each task, in the recipe's order.
-    pub datasets: Vec<Vec<Arc<dyn Dataset>>>,
-    /// The text table.
-    pub text: TextSource,
-    /// The teachers of each task.
-    pub teachers: Vec<Teachers>,
-    /// Initial weights of the student, if the recipe names a file.
-    pub weights: Option<StateDict>,
-}
-
-impl Inputs {
-    /// Opens what a recipe names. `folder` is the recipe's.
-    pub fn open(recipe: &Recipe, data: &Path, folder: &Path) -> Result<Self, TrainError> {
-        let open_task = |task: &crate::recipe::Task| {
-            let open = |d: &crate::recipe::Data| samclip_data::open(data, &d.dataset, &d.split).map(Arc::from);
-            task.data.iter().map(open).collect::<Result<Vec<Arc<dyn Dataset>>, _>>()
-        };
-        let datasets = recipe.tasks.iter().map(open_task).collect::<Result<_, _>>()?;
-        let open_teachers = |task: &crate::recipe::Task| {
-            let wanted = TaskSetup::teacher_outputs(task).into_iter();
-            let open = |(path, outputs): (PathBuf, _)| Ok((path.clone(), Teacher::open(&data.join(&path))?, outputs));
-            wanted.map(open).collect::<Result<Teachers, TrainError>>()
-        };
-        let teachers = recipe.tasks.iter().map(open_teachers).collect::<Result<_, _>>()?;
-        let weights = match recipe.model.init.as_str() {
-            "fresh" => None,
-            file => Some(StateDict::open(&folder.join(file))?),
-        };
-        Ok(Self { datasets, text: TextSource::open(&data.join(&recipe.model.text_table))?, teachers, weights })
-    }
-}
-
 /// Runs a recipe file.
-pub fn run(path: &Path, options: &RunOptions, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome, TrainError> {
+pub fn run(
+    path: &Path,
+    options: &RunOptions,
+    observer: &mut dyn Observer,
+    stop: &AtomicBool,
+) -> Result<Outcome, TrainError> {
     let (recipe, text) = Recipe::open(path)?;
     let recipe = if options.smoke { recipe.smoke() } else { recipe };
     let inputs = Inputs::open(&recipe, &options.data, path.parent().unwrap_or(Path::new(".")))?;
@@ -133,7 +62,12 @@ pub struct Trainer {
 
 impl Trainer {
     /// Prepares a run, or continues the one in the run directory.
-    pub fn new(recipe: Recipe, text: String, inputs: Inputs, options: &RunOptions) -> Result<Self, TrainError> {
+    pub fn new(
+        recipe: Recipe,
+        text: String,
+        inputs: Inputs,
+        options: &RunOptions,
+    ) -> Result<Self, TrainError> {
         std::fs::create_dir_all(&options.out).map_err(TrainError::io(&options.out))?;
         precision::set(recipe.precision);
         let device = Device::flex().autodiff();
@@ -168,7 +102,22 @@ impl Trainer {
         let (step, seconds) = progress.map_or((0, 0.0), |p| (p.step, p.seconds));
         let names_hash = inputs.text.names_hash();
         let out = options.out.clone();
-        Ok(Self { recipe, text, out, config, device, models, pools, parameters, vocabulary, names_hash, setups, feeds, step, seconds })
+        Ok(Self {
+            recipe,
+            text,
+            out,
+            config,
+            device,
+            models,
+            pools,
+            parameters,
+            vocabulary,
+            names_hash,
+            setups,
+            feeds,
+            step,
+            seconds,
+        })
     }
 
     /// The state of every tensor.
@@ -210,7 +159,9 @@ impl Trainer {
                 observer.evaluate(self.step, &self.models[0]);
             }
             let minutes = saved.elapsed().as_secs_f32() / 60.0;
-            if self.step % self.recipe.checkpoint.every_steps == 0 || minutes >= self.recipe.checkpoint.every_minutes {
+            if self.step % self.recipe.checkpoint.every_steps == 0
+                || minutes >= self.recipe.checkpoint.every_minutes
+            {
                 self.save()?;
                 saved = Instant::now();
             }
@@ -297,7 +248,12 @@ impl Trainer {
     }
 
     /// Forward and backward of one part of a batch.
-    fn shard_step(&self, i: usize, k: usize, (batch, teachers): &(Batch, TeacherOutputs)) -> Result<ShardAnswer, TrainError> {
+    fn shard_step(
+        &self,
+        i: usize,
+        k: usize,
+        (batch, teachers): &(Batch, TeacherOutputs),
+    ) -> Result<ShardAnswer, TrainError> {
         let (n, side) = (batch.items.len(), batch.side);
         let model = &self.models[k];
         let pixels = batch.pixels(&Normalization::SAM);
@@ -362,7 +318,12 @@ impl Trainer {
     }
 }
 
-fn resume(path: &Path, parameters: &mut Parameters, text: &str, options: &RunOptions) -> Result<Progress, TrainError> {
+fn resume(
+    path: &Path,
+    parameters: &mut Parameters,
+    text: &str,
+    options: &RunOptions,
+) -> Result<Progress, TrainError> {
     let progress = checkpoint::load(path, parameters)?;
     if progress.recipe != text && !options.allow_changed_recipe {
         let message = "the run directory belongs to another recipe".to_owned();
@@ -395,57 +356,4 @@ fn pools(shards: usize) -> Result<Vec<rayon::ThreadPool>, TrainError> {
 struct ShardAnswer {
     terms: Vec<(String, f32, f32)>,
     grads: Vec<Option<Vec<f32>>>,
-}
-
-/// What one step reports.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct StepReport {
-    /// Weighted sum of all terms.
-    pub loss: f32,
-    /// Unweighted terms by `task/objective/term`.
-    pub losses: Vec<(String, f32)>,
-    /// Learning rate.
-    pub lr: f32,
-    /// Norm of the gradient before clipping.
-    pub grad_norm: f32,
-    /// Images of all tasks.
-    pub images: usize,
-}
-
-/// Means between two lines of the log.
-#[derive(Default)]
-struct Means {
-    sums: BTreeMap<String, (f32, f32)>,
-    loss: f32,
-    steps: f32,
-    images: usize,
-    seconds: f64,
-    last: StepReport,
-}
-
-impl Means {
-    fn add(&mut self, report: StepReport) {
-        for (name, value) in &report.losses {
-            let sum = self.sums.entry(name.clone()).or_default();
-            sum.0 += value;
-            sum.1 += 1.0;
-        }
-        self.loss += report.loss;
-        self.steps += 1.0;
-        self.images += report.images;
-        self.last = report;
-    }
-
-    fn line(&self, step: usize, steps: usize, seconds: f64) -> Line {
-        Line {
-            step,
-            steps,
-            losses: self.sums.iter().map(|(name, (sum, n))| (name.clone(), sum / n)).collect(),
-            loss: self.loss / self.steps,
-            lr: self.last.lr,
-            grad_norm: self.last.grad_norm,
-            images_per_second: (self.images as f64 / self.seconds.max(1e-9)) as f32,
-            seconds,
-        }
-    }
 }

@@ -63,10 +63,14 @@ impl TextSource {
         let state = StateDict::open(table)?;
         let tensor = state.require("embeddings")?;
         let [count, dim] = *tensor.shape() else {
-            return Err(TrainError::Invalid(format!("embeddings: expected [K, E], found {:?}", tensor.shape())));
+            return Err(TrainError::Invalid(format!(
+                "embeddings: expected [K, E], found {:?}",
+                tensor.shape()
+            )));
         };
         let folder = table.parent().unwrap_or(Path::new(".")).to_owned();
-        let names: Vec<String> = match state.metadata.get("names").and_then(|n| serde_json::from_str(n).ok()) {
+        let names: Vec<String> = match state.metadata.get("names").and_then(|n| serde_json::from_str(n).ok())
+        {
             Some(names) => names,
             None => {
                 let path = folder.join("names.txt");
@@ -100,7 +104,11 @@ impl TextSource {
     }
 
     /// Adds the classes of a data set.
-    pub fn add(&self, vocabulary: &mut Vocabulary, dataset: &Arc<dyn Dataset>) -> Result<Classes, TrainError> {
+    pub fn add(
+        &self,
+        vocabulary: &mut Vocabulary,
+        dataset: &Arc<dyn Dataset>,
+    ) -> Result<Classes, TrainError> {
         let names = name_map(dataset.as_ref(), &self.folder)?;
         let columns = self.columns(vocabulary, &names)?;
         Ok(Classes::new(columns, dataset.background()))
@@ -134,7 +142,11 @@ impl TextSource {
         Ok(&self.vectors[row * self.dim..][..self.dim])
     }
 
-    fn columns(&self, vocabulary: &mut Vocabulary, names: &[Option<String>]) -> Result<Vec<Option<usize>>, TrainError> {
+    fn columns(
+        &self,
+        vocabulary: &mut Vocabulary,
+        names: &[Option<String>],
+    ) -> Result<Vec<Option<usize>>, TrainError> {
         let mut out = Vec::with_capacity(names.len());
         for name in names {
             let Some(name) = name else {

@@ -33,7 +33,9 @@ fn error_of(from: &str, to: &str) -> TrainError {
 fn unknown_keys_name_their_line_and_the_nearest_key() {
     let text = std::fs::read_to_string(&shipped()[0]).unwrap();
     let line_of = |part: &str| text.lines().position(|l| l.starts_with(part)).unwrap() + 1;
-    for (key, typo) in [("weight_decay", "weight_decai"), ("upsample", "upsampel"), ("trainable", "trainible")] {
+    for (key, typo) in
+        [("weight_decay", "weight_decai"), ("upsample", "upsampel"), ("trainable", "trainible")]
+    {
         let error = error_of(&format!("{key} ="), &format!("{typo} ="));
         let TrainError::Recipe { line, nearest, message, .. } = &error else { panic!("{error}") };
         assert_eq!((*line, nearest.as_deref()), (line_of(key), Some(key)), "{message}");
@@ -45,7 +47,9 @@ fn unknown_keys_name_their_line_and_the_nearest_key() {
 
 #[test]
 fn impossible_values_are_refused() {
-    for (from, to) in [("steps = ", "steps = 0 #"), ("side = ", "side = 100 #"), ("weight = 0.", "weight = -0.")] {
+    for (from, to) in
+        [("steps = ", "steps = 0 #"), ("side = ", "side = 100 #"), ("weight = 0.", "weight = -0.")]
+    {
         assert!(matches!(error_of(from, to), TrainError::Invalid(_)));
     }
 }

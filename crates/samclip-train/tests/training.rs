@@ -179,7 +179,11 @@ weight = 1.0
     (recipe, text)
 }
 
-fn trainer(out: &Path, (mut recipe, text): (Recipe, String), augment: Option<Augment>) -> Result<Trainer, TrainError> {
+fn trainer(
+    out: &Path,
+    (mut recipe, text): (Recipe, String),
+    augment: Option<Augment>,
+) -> Result<Trainer, TrainError> {
     if let Some(augment) = augment {
         recipe.tasks[0].augment = augment;
     }
@@ -207,7 +211,8 @@ fn all() -> String {
 
 /// Random crops and flips, so that the loader's generators matter.
 fn random() -> Option<Augment> {
-    let text = "hflip = 0.5\ngeometry = { kind = \"random_resized_crop\", scale = [0.5, 1.0], ratio = [0.8, 1.25] }";
+    let text =
+        "hflip = 0.5\ngeometry = { kind = \"random_resized_crop\", scale = [0.5, 1.0], ratio = [0.8, 1.25] }";
     Some(toml::from_str(text).unwrap())
 }
 

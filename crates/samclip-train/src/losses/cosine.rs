@@ -12,11 +12,7 @@ pub fn cosine(student: &[f32], teacher: &[f32], width: usize) -> (f32, Vec<f32>)
     let n = student.len() / width;
     let mut grad = vec![0.0; student.len()];
     let mut sum = 0.0f64;
-    for ((s, t), g) in student
-        .chunks(width)
-        .zip(teacher.chunks(width))
-        .zip(grad.chunks_mut(width))
-    {
+    for ((s, t), g) in student.chunks(width).zip(teacher.chunks(width)).zip(grad.chunks_mut(width)) {
         let dot: f32 = s.iter().zip(t).map(|(a, b)| a * b).sum();
         let norm = |v: &[f32]| v.iter().map(|x| x * x).sum::<f32>().sqrt().max(EPS);
         let (ns, nt) = (norm(s), norm(t));
@@ -38,10 +34,8 @@ pub fn centred_cosine(student: &[f32], teacher: &[f32], width: usize) -> (f32, V
         mean.iter_mut().zip(row).for_each(|(m, &t)| *m += t);
     }
     mean.iter_mut().for_each(|m| *m /= n as f32);
-    let centred: Vec<f32> = teacher
-        .chunks(width)
-        .flat_map(|row| row.iter().zip(&mean).map(|(t, m)| t - m))
-        .collect();
+    let centred: Vec<f32> =
+        teacher.chunks(width).flat_map(|row| row.iter().zip(&mean).map(|(t, m)| t - m)).collect();
     cosine(student, &centred, width)
 }
 
@@ -54,11 +48,7 @@ pub fn smooth_l1(student: &[f32], teacher: &[f32]) -> (f32, Vec<f32>) {
         .zip(teacher)
         .map(|(&s, &t)| {
             let d = s - t;
-            sum += f64::from(if d.abs() < 1.0 {
-                0.5 * d * d
-            } else {
-                d.abs() - 0.5
-            });
+            sum += f64::from(if d.abs() < 1.0 { 0.5 * d * d } else { d.abs() - 0.5 });
             d.clamp(-1.0, 1.0) / n
         })
         .collect();

@@ -14,10 +14,7 @@ const IGNORE: u8 = 255;
 /// 255. Returns the value, the gradient `[n, classes]` of the mean, and the number
 /// of rows that counted. Labels at or above `classes` are ignored as well.
 pub fn cross_entropy(logits: &[f32], classes: usize, labels: &[u8]) -> (f32, Vec<f32>, usize) {
-    let counted = labels
-        .iter()
-        .filter(|&&l| l != IGNORE && usize::from(l) < classes)
-        .count();
+    let counted = labels.iter().filter(|&&l| l != IGNORE && usize::from(l) < classes).count();
     let mut grad = vec![0.0; logits.len()];
     if counted == 0 {
         return (0.0, grad, 0);
@@ -99,18 +96,15 @@ pub fn resize_bilinear(
 ) -> Vec<f32> {
     let (rows, columns) = (taps(h, out_h), taps(w, out_w));
     let mut out = vec![0.0; out_h * out_w * channels];
-    out.par_chunks_mut(out_w * channels)
-        .zip(rows.par_iter())
-        .for_each(|(line, &(y0, y1, fy))| {
-            for (pixel, &(x0, x1, fx)) in line.chunks_mut(channels).zip(&columns) {
-                let at = |y: usize, x: usize| &src[(y * w + x) * channels..][..channels];
-                let (a, b, c, d) = (at(y0, x0), at(y0, x1), at(y1, x0), at(y1, x1));
-                for (k, out) in pixel.iter_mut().enumerate() {
-                    *out = (1.0 - fy) * ((1.0 - fx) * a[k] + fx * b[k])
-                        + fy * ((1.0 - fx) * c[k] + fx * d[k]);
-                }
+    out.par_chunks_mut(out_w * channels).zip(rows.par_iter()).for_each(|(line, &(y0, y1, fy))| {
+        for (pixel, &(x0, x1, fx)) in line.chunks_mut(channels).zip(&columns) {
+            let at = |y: usize, x: usize| &src[(y * w + x) * channels..][..channels];
+            let (a, b, c, d) = (at(y0, x0), at(y0, x1), at(y1, x0), at(y1, x1));
+            for (k, out) in pixel.iter_mut().enumerate() {
+                *out = (1.0 - fy) * ((1.0 - fx) * a[k] + fx * b[k]) + fy * ((1.0 - fx) * c[k] + fx * d[k]);
             }
-        });
+        }
+    });
     out
 }
 

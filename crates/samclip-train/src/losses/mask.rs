@@ -21,11 +21,7 @@ pub struct MaskWeights {
 
 impl MaskWeights {
     /// The weights of the SAM paper.
-    pub const SAM: Self = Self {
-        focal: 20.0,
-        dice: 1.0,
-        alpha: 0.25,
-    };
+    pub const SAM: Self = Self { focal: 20.0, dice: 1.0, alpha: 0.25 };
 }
 
 /// The losses of one mask.
@@ -41,13 +37,7 @@ pub struct MaskLoss {
 
 /// Focal loss of one mask, gamma 2: mean over the pixels of `a |p - y|^2 BCE(p, y)`,
 /// `a = alpha y + (1 - alpha)(1 - y)`. Adds `scale` times its gradient to `grad`.
-pub fn focal(
-    logits: &[f32],
-    target: &[f32],
-    alpha: f32,
-    grad: Option<&mut [f32]>,
-    scale: f32,
-) -> f32 {
+pub fn focal(logits: &[f32], target: &[f32], alpha: f32, grad: Option<&mut [f32]>, scale: f32) -> f32 {
     let n = logits.len() as f32;
     let mut sum = 0.0f64;
     let mut add = grad;
@@ -105,19 +95,9 @@ pub fn mask_loss(
     mut grad: Option<&mut [f32]>,
     scale: f32,
 ) -> MaskLoss {
-    let focal = focal(
-        logits,
-        target,
-        weights.alpha,
-        grad.as_deref_mut(),
-        scale * weights.focal,
-    );
+    let focal = focal(logits, target, weights.alpha, grad.as_deref_mut(), scale * weights.focal);
     let dice = dice(logits, target, grad, scale * weights.dice);
-    MaskLoss {
-        focal,
-        dice,
-        total: weights.focal * focal + weights.dice * dice,
-    }
+    MaskLoss { focal, dice, total: weights.focal * focal + weights.dice * dice }
 }
 
 /// IoU of the thresholded prediction (`logit > 0`) with the target (`> 0.5`);
@@ -129,9 +109,5 @@ pub fn mask_iou(logits: &[f32], target: &[f32]) -> f32 {
         intersection += usize::from(p && y);
         union += usize::from(p || y);
     }
-    if union == 0 {
-        1.0
-    } else {
-        intersection as f32 / union as f32
-    }
+    if union == 0 { 1.0 } else { intersection as f32 / union as f32 }
 }

@@ -13,8 +13,7 @@ mod mask;
 
 pub use cosine::{centred_cosine, cosine, smooth_l1};
 pub use cross_entropy::{
-    cross_entropy, resize_bilinear, resize_bilinear_backward, sigmoid_cross_entropy,
-    soft_cross_entropy,
+    cross_entropy, resize_bilinear, resize_bilinear_backward, sigmoid_cross_entropy, soft_cross_entropy,
 };
 pub use mask::{MaskLoss, MaskWeights, dice, focal, mask_iou, mask_loss};
 

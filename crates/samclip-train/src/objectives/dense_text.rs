@@ -95,7 +95,8 @@ fn one_photo(
     background: f32,
     scale: f32,
 ) -> (f32, f32, Vec<f32>) {
-    let at: Vec<usize> = photo.classes.contrast.iter().filter_map(|c| columns.binary_search(c).ok()).collect();
+    let at: Vec<usize> =
+        photo.classes.contrast.iter().filter_map(|c| columns.binary_search(c).ok()).collect();
     let classes = at.len() + 1;
     let mut local = vec![background; h * w * classes];
     for (row, out) in source.chunks(columns.len()).zip(local.chunks_mut(classes)) {

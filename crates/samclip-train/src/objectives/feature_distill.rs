@@ -32,7 +32,8 @@ pub(super) fn add_aux(
         return Ok(());
     }
     let teacher = teachers.iter().find(|t| t.0 == options.teacher);
-    let (_, teacher, _) = teacher.ok_or_else(|| TrainError::Invalid("feature_distill: no teacher".to_owned()))?;
+    let (_, teacher, _) =
+        teacher.ok_or_else(|| TrainError::Invalid("feature_distill: no teacher".to_owned()))?;
     let grey = vec![0.0; 3 * 32 * 32];
     let found = teacher.run(grey, [1, 3, 32, 32], &[options.output.as_str()])?;
     let channels = found.first().and_then(|o| o.shape.get(1)).copied().unwrap_or(0);

@@ -196,7 +196,8 @@ fn prompt_input(step: &Step, group: &[Prompted]) -> PromptInput {
     let masks: Vec<f32> = group.iter().filter_map(|p| p.mask_input.as_deref()).flatten().copied().collect();
     let side = step.batch.side / 4;
     PromptInput {
-        points: (most > 0).then(|| (step.constant(coords, [count, most, 2]), step.constant(labels, [count, most]))),
+        points: (most > 0)
+            .then(|| (step.constant(coords, [count, most, 2]), step.constant(labels, [count, most]))),
         boxes: (!boxes.is_empty()).then(|| step.constant(boxes, [count, 4])),
         mask_input: (!masks.is_empty()).then(|| step.constant(masks, [count, 1, side, side])),
         count,
@@ -235,7 +236,12 @@ fn objects(step: &mut Step, options: &MaskSupervision, per_image: usize, click: 
     out
 }
 
-fn pick_masks<'a>(item: &'a TrainItem, options: &MaskSupervision, count: usize, rng: &mut impl Rng) -> Vec<&'a Mask> {
+fn pick_masks<'a>(
+    item: &'a TrainItem,
+    options: &MaskSupervision,
+    count: usize,
+    rng: &mut impl Rng,
+) -> Vec<&'a Mask> {
     let pixels = (item.image.width() * item.image.height()) as f32;
     let mut fit: Vec<&Mask> = item
         .masks
@@ -255,7 +261,8 @@ fn classes(step: &mut Step, options: &MaskSupervision) -> Vec<Prompted> {
     let mut wanted = Vec::new();
     for (image, item) in step.batch.items.iter().enumerate().take_while(|_| options.text_prompts > 0) {
         let classes = &step.setup.classes[item.source];
-        let mut named: Vec<usize> = item.class_ids.iter().copied().filter(|&c| classes.local(c).is_some()).collect();
+        let mut named: Vec<usize> =
+            item.class_ids.iter().copied().filter(|&c| classes.local(c).is_some()).collect();
         if item.labels.is_none() {
             continue;
         }
@@ -274,7 +281,8 @@ fn classes(step: &mut Step, options: &MaskSupervision) -> Vec<Prompted> {
         let item = &step.batch.items[image];
         let classes = &step.setup.classes[item.source];
         let (Some(labels), Some(local)) = (&item.labels, classes.local(class)) else { continue };
-        let data_of_class = labels.data.iter().map(|&l| classes.local(usize::from(l)) == Some(local)).collect();
+        let data_of_class =
+            labels.data.iter().map(|&l| classes.local(usize::from(l)) == Some(local)).collect();
         let mask = Mask { width: labels.width, height: labels.height, data: data_of_class };
         let target = coverage(&mask);
         let share = target.iter().sum::<f32>() / target.len() as f32;
@@ -302,7 +310,8 @@ fn class_probability(map: &[f32], k: usize, contrast: &[usize], local: usize, ba
     map.chunks(k)
         .map(|row| {
             let max = contrast.iter().map(|&c| row[c]).fold(background, f32::max);
-            let sum: f32 = contrast.iter().map(|&c| (row[c] - max).exp()).sum::<f32>() + (background - max).exp();
+            let sum: f32 =
+                contrast.iter().map(|&c| (row[c] - max).exp()).sum::<f32>() + (background - max).exp();
             ((row[contrast[local]] - max).exp() / sum).clamp(1e-4, 1.0 - 1e-4)
         })
         .collect()

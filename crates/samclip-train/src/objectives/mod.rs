@@ -29,7 +29,11 @@ pub(crate) use dense_text::class_logits;
 pub type TeacherOutputs = BTreeMap<(PathBuf, String), Output>;
 
 /// The part of the teachers' outputs that belongs to the images of `range`.
-pub fn shard_outputs(outputs: &TeacherOutputs, images: usize, range: std::ops::Range<usize>) -> TeacherOutputs {
+pub fn shard_outputs(
+    outputs: &TeacherOutputs,
+    images: usize,
+    range: std::ops::Range<usize>,
+) -> TeacherOutputs {
     let cut = |output: &Output| {
         let each = output.values.len() / images;
         let mut shape = output.shape.clone();
@@ -143,11 +147,17 @@ impl TaskSetup {
     }
 
     /// Runs the teachers on a batch.
-    pub fn run_teachers(teachers: &[(PathBuf, Teacher, Vec<String>)], batch: &Batch) -> Result<TeacherOutputs, TrainError> {
+    pub fn run_teachers(
+        teachers: &[(PathBuf, Teacher, Vec<String>)],
+        batch: &Batch,
+    ) -> Result<TeacherOutputs, TrainError> {
         let mut all = TeacherOutputs::new();
         for (path, teacher, outputs) in teachers {
             let names: Vec<&str> = outputs.iter().map(String::as_str).collect();
-            let found = match names.contains(&seg_distill::OUTPUT) && outputs.len() == 1 && seg_distill::is_segmenter(path) {
+            let found = match names.contains(&seg_distill::OUTPUT)
+                && outputs.len() == 1
+                && seg_distill::is_segmenter(path)
+            {
                 true => seg_distill::run(teacher, batch)?,
                 false => teacher.on_batch(batch, &names)?,
             };

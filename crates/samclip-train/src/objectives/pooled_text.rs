@@ -38,7 +38,8 @@ fn labels(step: &Step, options: &PooledText, loss: &mut Loss) {
         return;
     }
     let sources = photos.iter().map(|(image, _)| step.batch.items[*image].source);
-    let mut columns: Vec<usize> = sources.flat_map(|s| step.setup.classes[s].contrast.iter().copied()).collect();
+    let mut columns: Vec<usize> =
+        sources.flat_map(|s| step.setup.classes[s].contrast.iter().copied()).collect();
     columns.sort_unstable();
     columns.dedup();
     let logits = step.clip().0.clone().matmul(step.text(&columns)) * step.scale.0; // [B, K]
@@ -91,7 +92,10 @@ fn conse(step: &Step, options: &PooledText, loss: &mut Loss) -> Result<(), Train
     let dim = step.vocabulary.dim;
     let classes = output.shape.last().copied().unwrap_or(0);
     if classes != known.len() {
-        return Err(TrainError::Invalid(format!("pooled_text: teacher has {classes} classes, the map {}", known.len())));
+        return Err(TrainError::Invalid(format!(
+            "pooled_text: teacher has {classes} classes, the map {}",
+            known.len()
+        )));
     }
     let mut target = Vec::with_capacity(step.batch.items.len() * dim);
     for row in output.values.chunks(classes) {

@@ -42,7 +42,10 @@ pub(super) fn loss(step: &Step, options: &SegDistill) -> Result<Loss, TrainError
         return Err(TrainError::Invalid("seg_distill: the teacher gave no `logits`".to_owned()));
     };
     let &[_, CLASSES, th, tw] = output.shape.as_slice() else {
-        return Err(TrainError::Invalid(format!("seg_distill: expected {CLASSES} classes, found {:?}", output.shape)));
+        return Err(TrainError::Invalid(format!(
+            "seg_distill: expected {CLASSES} classes, found {:?}",
+            output.shape
+        )));
     };
     let side = step.batch.side / 16 * options.upsample;
     let unlabelled = step.batch.items.iter().enumerate().filter(|(_, item)| item.labels.is_none());
@@ -57,7 +60,13 @@ pub(super) fn loss(step: &Step, options: &SegDistill) -> Result<Loss, TrainError
 }
 
 /// Labels at `side` from logits `[21, th, tw]`; pixels that the teacher is unsure of are ignored.
-fn pseudo_labels(logits: &[f32], (th, tw): (usize, usize), voc: &Classes, side: usize, options: &SegDistill) -> Vec<u8> {
+fn pseudo_labels(
+    logits: &[f32],
+    (th, tw): (usize, usize),
+    voc: &Classes,
+    side: usize,
+    options: &SegDistill,
+) -> Vec<u8> {
     let background = voc.contrast.len() as u8;
     let at = |o: usize, n: usize| {
         let position = ((o as f32 + 0.5) / options.upsample as f32 - 0.5 / 16.0).clamp(0.0, (n - 1) as f32);

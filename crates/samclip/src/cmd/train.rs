@@ -37,7 +37,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         // a second signal ends the process at once
-        signal_hook::flag::register_conditional_shutdown(signal, 2, stop.clone()).context("signal handler")?;
+        signal_hook::flag::register_conditional_shutdown(signal, 2, stop.clone())
+            .context("signal handler")?;
         signal_hook::flag::register(signal, stop.clone()).context("signal handler")?;
     }
     let options = RunOptions {
@@ -51,7 +52,11 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let outcome = samclip_train::run(&args.recipe, &options, &mut printer, &stop)?;
     printer.finish();
     if stop.load(Ordering::Relaxed) && !outcome.complete {
-        eprintln!("stopped after step {}; the same command continues: {}", outcome.step, options.out.display());
+        eprintln!(
+            "stopped after step {}; the same command continues: {}",
+            outcome.step,
+            options.out.display()
+        );
     } else {
         println!("{}", options.out.join(samclip_train::export::MODEL_FILE).display());
     }
