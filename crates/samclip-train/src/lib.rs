@@ -1,1 +1,28 @@
 //! Recipes, objectives, losses, teachers and the one training loop.
+//!
+//! Reader's path: [`recipe::Recipe`] -> [`train::Trainer`] -> [`feed::Feed`] ->
+//! [`objectives::Step`] -> [`losses`] -> [`optim`] -> [`checkpoint`]. The crate prints
+//! nothing and evaluates nothing: an [`train::Observer`] does.
+
+pub mod checkpoint;
+pub mod error;
+pub mod export;
+pub mod feed;
+pub mod glob;
+mod inputs;
+pub mod losses;
+pub mod objectives;
+pub mod optim;
+pub mod parameters;
+pub mod precision;
+pub mod recipe;
+mod report;
+pub mod run_log;
+pub mod teacher;
+pub mod train;
+pub mod vocabulary;
+
+pub use error::TrainError;
+pub use recipe::Recipe;
+pub use report::StepReport;
+pub use train::{Observer, Outcome, RunOptions, run};

@@ -235,7 +235,8 @@ pub fn print_error(error: &anyhow::Error) {
         let predict = cause.downcast_ref::<PredictError>().and_then(PredictError::hint);
         let weights = || cause.downcast_ref::<samclip_weights::WeightsError>().and_then(|e| e.hint());
         let image = || cause.downcast_ref::<samclip_image::ImageError>().and_then(|e| e.hint());
-        predict.or_else(weights).or_else(image)
+        let train = || cause.downcast_ref::<samclip_train::TrainError>().and_then(|e| e.hint());
+        predict.or_else(weights).or_else(image).or_else(train)
     });
     print_failure(&format!("{error:#}"), hint.as_deref());
 }

@@ -1,14 +1,110 @@
 //! `samclip train`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use samclip_train::run_log::{Line, curve};
+use samclip_train::{Observer, RunOptions};
 
 /// Arguments of `samclip train`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// The recipe, one TOML file
+    recipe: PathBuf,
+    /// The run directory: log, checkpoint and model; a checkpoint in it is continued
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// The data folder
+    #[arg(long, value_name = "DIR", env = "SAMCLIP_DATA", default_value = "../shared/data")]
+    data: PathBuf,
+    /// A run of seconds that goes through everything
+    #[arg(long)]
+    smoke: bool,
+    /// Start over, even if the run directory holds a checkpoint
+    #[arg(long)]
+    no_resume: bool,
+    /// Continue although the recipe has changed since the checkpoint
+    #[arg(long)]
+    allow_changed_recipe: bool,
+}
 
 /// Runs the verb.
-pub fn run(_args: Args) -> Result<ExitCode> {
-    bail!("the verb train is not in this build")
+pub fn run(args: Args) -> Result<ExitCode> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // a second signal ends the process at once
+        signal_hook::flag::register_conditional_shutdown(signal, 2, stop.clone())
+            .context("signal handler")?;
+        signal_hook::flag::register(signal, stop.clone()).context("signal handler")?;
+    }
+    let options = RunOptions {
+        data: args.data,
+        out: args.out,
+        smoke: args.smoke,
+        resume: !args.no_resume,
+        allow_changed_recipe: args.allow_changed_recipe,
+    };
+    let mut printer = Printer::default();
+    let outcome = samclip_train::run(&args.recipe, &options, &mut printer, &stop)?;
+    printer.finish();
+    if stop.load(Ordering::Relaxed) && !outcome.complete {
+        eprintln!(
+            "stopped after step {}; the same command continues: {}",
+            outcome.step,
+            options.out.display()
+        );
+    } else {
+        println!("{}", options.out.join(samclip_train::export::MODEL_FILE).display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One line per log entry on stderr; a live line only on a terminal.
+#[derive(Default)]
+struct Printer {
+    bar: Option<ProgressBar>,
+    lines: Vec<Line>,
+}
+
+impl Printer {
+    fn finish(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+        eprint!("{}", curve(&self.lines, 72, 12));
+    }
+}
+
+impl Observer for Printer {
+    fn note(&mut self, text: &str) {
+        eprintln!("{text}");
+    }
+
+    fn step(&mut self, step: usize, steps: usize) {
+        let bar = self.bar.get_or_insert_with(|| {
+            let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {eta}");
+            // indicatif draws nothing where stderr is not a terminal
+            ProgressBar::new(steps as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        });
+        bar.set_position(step as u64);
+    }
+
+    fn log(&mut self, line: &Line) {
+        let mut text = format!(
+            "{}/{} loss {:.4} lr {:.1e} |g| {:.2} {:.1} images/s",
+            line.step, line.steps, line.loss, line.lr, line.grad_norm, line.images_per_second
+        );
+        for (name, value) in &line.losses {
+            text.push_str(&format!(" {}={value:.3}", name.rsplit('/').next().unwrap_or(name)));
+        }
+        match &self.bar {
+            Some(bar) if !bar.is_hidden() => bar.println(text),
+            _ => eprintln!("{text}"),
+        }
+        self.lines.push(line.clone());
+    }
 }

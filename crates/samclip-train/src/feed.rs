@@ -1,0 +1,113 @@
+//! A task's stream of batches, with what the teachers say about them.
+//!
+//! One thread reads and runs the teachers a batch ahead: they are frozen, so their
+//! answers do not depend on the step, and small ONNX models leave cores idle that the
+//! student's element-wise work leaves idle as well.
+
+use crate::error::TrainError;
+use crate::objectives::{TaskSetup, TeacherOutputs};
+use crate::recipe::Task;
+use crate::teacher::Teacher;
+use samclip_data::loader::{Batch, Loader, LoaderConfig, Mixing, Position, Source};
+use samclip_data::{Dataset, Targets};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+/// Teachers by file, with the outputs that are wanted of them.
+pub type Teachers = Vec<(PathBuf, Teacher, Vec<String>)>;
+
+/// A batch ready for a step.
+pub struct Fed {
+    /// The photos.
+    pub batch: Batch,
+    /// The teachers' outputs.
+    pub teachers: TeacherOutputs,
+    /// Where the batch after this one starts.
+    pub position: Position,
+}
+
+/// The stream of one task.
+pub struct Feed {
+    /// Behind a lock only so that the trainer can be read from several threads.
+    receiver: Option<Mutex<Receiver<Result<Fed, TrainError>>>>,
+    thread: Option<JoinHandle<()>>,
+    /// Where the next batch starts.
+    pub position: Position,
+}
+
+/// Unreadable photos that a run tolerates.
+const MAX_SKIPPED: usize = 20;
+
+/// The loader of a task.
+pub fn loader(task: &Task, datasets: &[Arc<dyn Dataset>], seed: u64) -> Result<Loader, TrainError> {
+    let sources: Vec<Source> = datasets
+        .iter()
+        .zip(&task.data)
+        .map(|(dataset, data)| Source { dataset: dataset.clone(), weight: data.weight, augment: None })
+        .collect();
+    let epoch_len = datasets.iter().map(|d| d.len()).sum();
+    let config = LoaderConfig {
+        seed,
+        side: task.side,
+        batch_size: task.batch,
+        augment: task.augment,
+        mixing: Mixing::Weighted { epoch_len },
+        targets: Targets::default(),
+        workers: 1,
+        prefetch: 2,
+        max_skipped: MAX_SKIPPED,
+    };
+    Ok(Loader::new(sources, config)?)
+}
+
+impl Feed {
+    /// Starts at `position`, or at the beginning.
+    pub fn start(
+        mut loader: Loader,
+        teachers: Teachers,
+        position: Option<Position>,
+    ) -> Result<Self, TrainError> {
+        if let Some(position) = position {
+            loader.seek(position)?;
+        }
+        let position = loader.position();
+        let (sender, receiver) = sync_channel(1);
+        let thread = std::thread::spawn(move || {
+            loop {
+                let fed = next(&mut loader, &teachers);
+                let failed = fed.is_err();
+                if sender.send(fed).is_err() || failed {
+                    return;
+                }
+            }
+        });
+        Ok(Self { receiver: Some(Mutex::new(receiver)), thread: Some(thread), position })
+    }
+
+    /// The next batch.
+    pub fn next_batch(&mut self) -> Result<Fed, TrainError> {
+        let ended = || TrainError::Invalid("the data stream ended".to_owned());
+        let receiver = self.receiver.as_mut().ok_or_else(ended)?;
+        let receiver = receiver.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let fed = receiver.recv().map_err(|_| ended())??;
+        self.position = fed.position;
+        Ok(fed)
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.receiver = None; // the thread's next send fails
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn next(loader: &mut Loader, teachers: &Teachers) -> Result<Fed, TrainError> {
+    let batch = loader.next_batch()?;
+    let outputs = TaskSetup::run_teachers(teachers, &batch)?;
+    Ok(Fed { batch, teachers: outputs, position: loader.position() })
+}

@@ -1,0 +1,102 @@
+//! A teacher's feature map, predicted from the tokens by a linear layer that exists in
+//! training only (`aux.<output>.*`), shared by all tasks.
+//!
+//! Shape as in AM-RADIO (arXiv:2312.06709): cosine plus smooth L1 per position; the
+//! teacher's channels are centred over the batch for the cosine.
+
+use super::{Loss, Step, TaskSetup, inject, values};
+use crate::error::TrainError;
+use crate::losses::{centred_cosine, smooth_l1};
+use crate::parameters::Parameters;
+use crate::recipe::{FeatureDistill, Recipe};
+use crate::teacher::Teacher;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use samclip_models::ops;
+use std::path::PathBuf;
+
+fn aux_name(options: &FeatureDistill, part: &str) -> String {
+    format!("{}.{part}", options.output)
+}
+
+/// Adds the linear layer; the teacher's width is found by running it on one grey square.
+pub(super) fn add_aux(
+    parameters: &mut Parameters,
+    recipe: &Recipe,
+    setup: &TaskSetup,
+    options: &FeatureDistill,
+    width: usize,
+    teachers: &[(PathBuf, Teacher, Vec<String>)],
+) -> Result<(), TrainError> {
+    if parameters.has_aux(&aux_name(options, "weight")) {
+        return Ok(());
+    }
+    let teacher = teachers.iter().find(|t| t.0 == options.teacher);
+    let (_, teacher, _) =
+        teacher.ok_or_else(|| TrainError::Invalid("feature_distill: no teacher".to_owned()))?;
+    let grey = vec![0.0; 3 * 32 * 32];
+    let found = teacher.run(grey, [1, 3, 32, 32], &[options.output.as_str()])?;
+    let channels = found.first().and_then(|o| o.shape.get(1)).copied().unwrap_or(0);
+    let mut rng = ChaCha8Rng::seed_from_u64(setup.seed);
+    let bound = 1.0 / (width as f32).sqrt();
+    let weight = (0..channels * width).map(|_| rng.random_range(-bound..bound)).collect();
+    let (model, optimizer) = (&recipe.model, &recipe.optimizer);
+    parameters.add_aux(&aux_name(options, "weight"), vec![channels, width], weight, model, optimizer);
+    parameters.add_aux(&aux_name(options, "bias"), vec![channels], vec![0.0; channels], model, optimizer);
+    Ok(())
+}
+
+pub(super) fn loss(step: &mut Step, options: &FeatureDistill) -> Result<Loss, TrainError> {
+    let names = ["weight", "bias"].map(|part| aux_name(options, part));
+    let key = (options.teacher.clone(), options.output.clone());
+    let missing = || TrainError::Invalid(format!("feature_distill: no output `{}`", options.output));
+    let output = step.teachers.get(&key).ok_or_else(missing)?;
+    let &[b, channels, th, tw] = output.shape.as_slice() else { return Err(missing()) };
+    let weight = step.parameters.aux_leaf::<2>(&names[0], step.device).ok_or_else(missing)?;
+    let bias = step.parameters.aux_leaf::<1>(&names[1], step.device).ok_or_else(missing)?;
+    let [_, h, w, d] = step.tokens.dims();
+    if (h, w) != (2 * th, 2 * tw) {
+        return Err(TrainError::Invalid(format!("feature_distill: {h} x {w} tokens, teacher {th} x {tw}")));
+    }
+    let pooled = step
+        .tokens
+        .clone()
+        .reshape([b * th, 2, tw, 2 * d])
+        .sum_dim(1) //                       [B·h/2, 1, w/2, 2·D]
+        .reshape([b * th * tw, 2, d])
+        .sum_dim(1) //                       [B·h/2·w/2, 1, D]
+        .reshape([b * th * tw, d])
+        * 0.25;
+    let predicted = ops::linear(pooled, weight.clone(), Some(bias.clone())); // [B·h/2·w/2, C]
+    let target = channels_last(&output.values, channels, th * tw);
+    let student = values(&predicted);
+    let (cosine, mut grad) = centred_cosine(&student, &target, channels);
+    grad.iter_mut().for_each(|g| *g *= options.weight);
+    let mut loss = Loss::default();
+    loss.term("cosine", cosine, options.weight);
+    if options.smooth_l1 > 0.0 {
+        let weight = options.weight * options.smooth_l1;
+        let (value, part) = smooth_l1(&student, &target);
+        grad.iter_mut().zip(part).for_each(|(g, p)| *g += weight * p);
+        loss.term("smooth_l1", value, weight);
+    }
+    loss.add(inject(predicted, grad));
+    let [weight_name, bias_name] = names;
+    step.leaves.matrices.push((weight_name, weight));
+    step.leaves.vectors.push((bias_name, bias));
+    Ok(loss)
+}
+
+/// `[B, C, positions]` to `[B, positions, C]`.
+fn channels_last(values: &[f32], channels: usize, positions: usize) -> Vec<f32> {
+    let mut out = vec![0.0; values.len()];
+    let images = values.chunks(channels * positions).zip(out.chunks_mut(channels * positions));
+    for (image, out) in images {
+        for (c, line) in image.chunks(positions).enumerate() {
+            for (p, &value) in line.iter().enumerate() {
+                out[p * channels + c] = value;
+            }
+        }
+    }
+    out
+}

@@ -1,0 +1,264 @@
+//! Objectives: from one encoder pass to named losses and one scalar to differentiate.
+//!
+//! Several objectives of a task share the backbone's tokens and the CLIP head's
+//! outputs; each returns its terms and a surrogate scalar whose gradient with respect
+//! to the model's outputs is the loss's (see [`inject`]). One backward per task.
+
+mod dense_text;
+mod feature_distill;
+mod mask_supervision;
+mod pooled_text;
+mod seg_distill;
+
+use crate::error::TrainError;
+use crate::parameters::Parameters;
+use crate::recipe::{Objective, Task};
+use crate::teacher::{Output, Teacher};
+use crate::vocabulary::{Classes, TextSource, Vocabulary};
+use burn::tensor::{Device, Tensor, TensorData};
+use rand_chacha::ChaCha8Rng;
+use samclip_data::loader::Batch;
+use samclip_models::sam_clip::SamClip;
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+pub(crate) use dense_text::class_logits;
+
+/// Outputs of the frozen teachers on one batch, by (file, output).
+pub type TeacherOutputs = BTreeMap<(PathBuf, String), Output>;
+
+/// The part of the teachers' outputs that belongs to the images of `range`.
+pub fn shard_outputs(
+    outputs: &TeacherOutputs,
+    images: usize,
+    range: std::ops::Range<usize>,
+) -> TeacherOutputs {
+    let cut = |output: &Output| {
+        let each = output.values.len() / images;
+        let mut shape = output.shape.clone();
+        shape[0] = range.len();
+        Output { values: output.values[range.start * each..range.end * each].to_vec(), shape }
+    };
+    outputs.iter().map(|(key, output)| (key.clone(), cut(output))).collect()
+}
+
+/// A loss term of one objective.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Term {
+    /// Name within the objective.
+    pub name: &'static str,
+    /// Unweighted value.
+    pub value: f32,
+    /// Weight in the total.
+    pub weight: f32,
+}
+
+/// What an objective answers.
+#[derive(Default)]
+pub struct Loss {
+    /// The terms, for the log.
+    pub terms: Vec<Term>,
+    /// Scalar whose gradient is the weighted total's; none where nothing can learn.
+    pub surrogate: Option<Tensor<1>>,
+}
+
+impl Loss {
+    /// Adds a term.
+    pub fn term(&mut self, name: &'static str, value: f32, weight: f32) {
+        self.terms.push(Term { name, value, weight });
+    }
+
+    /// Adds a part of the surrogate.
+    pub fn add(&mut self, part: Tensor<1>) {
+        self.surrogate = Some(match self.surrogate.take() {
+            Some(sum) => sum + part,
+            None => part,
+        });
+    }
+}
+
+/// `sum(output * grad)`: its gradient with respect to `output` is `grad`, so a loss
+/// whose gradient was computed by hand joins the graph.
+pub fn inject<const D: usize>(output: Tensor<D>, grad: Vec<f32>) -> Tensor<1> {
+    let shape = output.dims().to_vec();
+    let grad = Tensor::from_data(TensorData::new(grad, shape), &output.device());
+    (output * grad).sum()
+}
+
+/// Values of a tensor, row-major.
+pub fn values<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
+    tensor.to_data().try_into_vec().expect("activations are f32")
+}
+
+/// What stays the same over all steps of a task.
+pub struct TaskSetup {
+    /// The recipe's task.
+    pub task: Task,
+    /// Classes of each source of the task, in its order.
+    pub classes: Vec<Classes>,
+    /// VOC's classes, for the segmentation teacher.
+    pub voc: Option<Classes>,
+    /// ImageNet's class vectors `[1000, E]` and which exist, for the pooled teacher.
+    pub imagenet: Option<(Vec<f32>, Vec<bool>)>,
+    /// Seed of the auxiliary tensors.
+    pub seed: u64,
+}
+
+impl TaskSetup {
+    /// Teacher files and the outputs that the objectives want.
+    pub fn teacher_outputs(task: &Task) -> BTreeMap<PathBuf, Vec<String>> {
+        let mut wanted: BTreeMap<PathBuf, Vec<String>> = BTreeMap::new();
+        let mut want = |path: &Path, output: &str| {
+            let outputs = wanted.entry(path.to_owned()).or_default();
+            if !outputs.iter().any(|o| o == output) {
+                outputs.push(output.to_owned());
+            }
+        };
+        for objective in &task.objectives {
+            match objective {
+                Objective::FeatureDistill(o) => want(&o.teacher, &o.output),
+                Objective::PooledText(o) if o.conse_weight > 0.0 => want(&o.teacher, "logits"),
+                Objective::SegDistill(o) => want(&o.teacher, seg_distill::OUTPUT),
+                _ => {}
+            }
+        }
+        wanted
+    }
+
+    /// Text classes of the task's sources.
+    pub fn new(
+        task: &Task,
+        datasets: &[std::sync::Arc<dyn samclip_data::Dataset>],
+        text: &TextSource,
+        vocabulary: &mut Vocabulary,
+        seed: u64,
+    ) -> Result<Self, TrainError> {
+        let classes = datasets.iter().map(|d| text.add(vocabulary, d)).collect::<Result<_, _>>()?;
+        let mut setup = Self { task: task.clone(), classes, voc: None, imagenet: None, seed };
+        for objective in &task.objectives {
+            match objective {
+                Objective::SegDistill(_) => setup.voc = Some(text.add_voc(vocabulary)?),
+                Objective::PooledText(o) if o.conse_weight > 0.0 => setup.imagenet = Some(text.imagenet()?),
+                _ => {}
+            }
+        }
+        Ok(setup)
+    }
+
+    /// Runs the teachers on a batch.
+    pub fn run_teachers(
+        teachers: &[(PathBuf, Teacher, Vec<String>)],
+        batch: &Batch,
+    ) -> Result<TeacherOutputs, TrainError> {
+        let mut all = TeacherOutputs::new();
+        for (path, teacher, outputs) in teachers {
+            let names: Vec<&str> = outputs.iter().map(String::as_str).collect();
+            let found = match names.contains(&seg_distill::OUTPUT)
+                && outputs.len() == 1
+                && seg_distill::is_segmenter(path)
+            {
+                true => seg_distill::run(teacher, batch)?,
+                false => teacher.on_batch(batch, &names)?,
+            };
+            for (name, output) in outputs.iter().zip(found) {
+                all.insert((path.clone(), name.clone()), output);
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// One step of one task: the batch, the shared activations, and where randomness comes from.
+pub struct Step<'a> {
+    /// The student.
+    pub model: &'a SamClip,
+    /// Master state (auxiliary tensors).
+    pub parameters: &'a Parameters,
+    /// Where the student lives, with autodiff.
+    pub device: &'a Device,
+    /// The setup of the task.
+    pub setup: &'a TaskSetup,
+    /// All names of the run.
+    pub vocabulary: &'a Vocabulary,
+    /// The recipe's `logit_scale` and `background_logit`.
+    pub scale: (f32, f32),
+    /// The photos.
+    pub batch: &'a Batch,
+    /// What the teachers say about them.
+    pub teachers: &'a TeacherOutputs,
+    /// The backbone's tokens, `[B, h, w, D]`.
+    pub tokens: Tensor<4>,
+    /// Pooled `[B, E]` and dense `[B, h, w, E]`, computed once.
+    pub clip: OnceCell<(Tensor<2>, Tensor<4>)>,
+    /// Prompts are drawn from here.
+    pub rng: ChaCha8Rng,
+    /// Auxiliary leaves of this step, whose gradients the loop collects.
+    pub leaves: Leaves,
+}
+
+/// Auxiliary leaves by name.
+#[derive(Default)]
+pub struct Leaves {
+    /// Matrices.
+    pub matrices: Vec<(String, Tensor<2>)>,
+    /// Vectors.
+    pub vectors: Vec<(String, Tensor<1>)>,
+}
+
+impl Step<'_> {
+    /// Pooled and dense outputs of the CLIP head.
+    pub fn clip(&self) -> &(Tensor<2>, Tensor<4>) {
+        self.clip.get_or_init(|| self.model.clip_both(self.tokens.clone()))
+    }
+
+    /// A constant tensor on the student's device.
+    pub fn constant<const D: usize>(&self, values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
+        Tensor::from_data(TensorData::new(values, shape.to_vec()), self.device)
+    }
+
+    /// Text vectors of `columns` as `[E, K]`.
+    pub fn text(&self, columns: &[usize]) -> Tensor<2> {
+        let dim = self.vocabulary.dim;
+        let mut matrix = vec![0.0; dim * columns.len()];
+        for (k, &column) in columns.iter().enumerate() {
+            for e in 0..dim {
+                matrix[e * columns.len() + k] = self.vocabulary.vectors[column * dim + e];
+            }
+        }
+        self.constant(matrix, [dim, columns.len()])
+    }
+
+    /// Runs every objective of the task.
+    pub fn losses(&mut self) -> Result<Vec<(&'static str, Loss)>, TrainError> {
+        let setup = self.setup;
+        let mut all = Vec::new();
+        for objective in &setup.task.objectives {
+            let loss = match objective {
+                Objective::MaskSupervision(o) => mask_supervision::loss(self, o),
+                Objective::DenseText(o) => dense_text::loss(self, o),
+                Objective::PooledText(o) => pooled_text::loss(self, o)?,
+                Objective::FeatureDistill(o) => feature_distill::loss(self, o)?,
+                Objective::SegDistill(o) => seg_distill::loss(self, o)?,
+            };
+            all.push((objective.name(), loss));
+        }
+        Ok(all)
+    }
+}
+
+/// Adds the auxiliary tensors that a task's objectives need.
+pub fn add_aux(
+    parameters: &mut Parameters,
+    recipe: &crate::recipe::Recipe,
+    setup: &TaskSetup,
+    width: usize,
+    teachers: &[(PathBuf, Teacher, Vec<String>)],
+) -> Result<(), TrainError> {
+    for objective in &setup.task.objectives {
+        if let Objective::FeatureDistill(options) = objective {
+            feature_distill::add_aux(parameters, recipe, setup, options, width, teachers)?;
+        }
+    }
+    Ok(())
+}

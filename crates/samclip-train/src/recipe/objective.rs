@@ -1,0 +1,124 @@
+//! What a task learns: the rows `[[task.objective]]` of a recipe.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// What a task learns.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Objective {
+    /// Promptable masks by simulated prompts (spec 2.9).
+    MaskSupervision(MaskSupervision),
+    /// Class per token from labels, against text vectors.
+    DenseText(DenseText),
+    /// Class of the photo, against text vectors.
+    PooledText(PooledText),
+    /// A teacher's feature map through a linear layer that exists in training only.
+    FeatureDistill(FeatureDistill),
+    /// A segmentation teacher's classes as dense labels, where photos have none.
+    SegDistill(SegDistill),
+}
+
+impl Objective {
+    /// Name in the log.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::MaskSupervision(_) => "mask_supervision",
+            Self::DenseText(_) => "dense_text",
+            Self::PooledText(_) => "pooled_text",
+            Self::FeatureDistill(_) => "feature_distill",
+            Self::SegDistill(_) => "seg_distill",
+        }
+    }
+}
+
+/// Options of the promptable masks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MaskSupervision {
+    /// Weight of the whole term.
+    pub weight: f32,
+    /// Masks per image that start from a point; three outputs, the best one learns.
+    pub point_prompts: usize,
+    /// Masks per image that start from a noisy box; output 0.
+    pub box_prompts: usize,
+    /// Masks per image that start from the CLIP head's own map of a class: a mask
+    /// prompt and points, as the composition of both heads asks (spec 5.6); output 0.
+    pub text_prompts: usize,
+    /// Rounds in all: after the first, a click into the error and the last logits.
+    pub rounds: usize,
+    /// Share of first clicks at the centre of the mask instead of anywhere in it.
+    pub center_click: f32,
+    /// Smallest mask, as a share of the image.
+    pub min_area: f32,
+    /// Largest mask, as a share of the image.
+    pub max_area: f32,
+    /// Weights of the losses.
+    pub focal: f32,
+    /// Weight of the dice loss.
+    pub dice: f32,
+    /// Weight of the predicted IoU's square error.
+    pub iou: f32,
+}
+
+/// Options of the dense text alignment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DenseText {
+    /// Weight of the term.
+    pub weight: f32,
+    /// The token logits are resized by this factor before the loss.
+    pub upsample: usize,
+}
+
+/// Options of the pooled text alignment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PooledText {
+    /// Weight of the label term.
+    pub weight: f32,
+    /// How several labels share a photo.
+    pub multi_label: MultiLabel,
+    /// Weight of the cosine to the teacher's convex combination of text vectors; 0 is off.
+    pub conse_weight: f32,
+    /// The ONNX classifier, relative to the data folder; used where `conse_weight > 0`.
+    pub teacher: PathBuf,
+}
+
+/// Loss over the names of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MultiLabel {
+    /// Softmax; the present names share the mass equally.
+    Softmax,
+    /// One sigmoid per name, against the background logit.
+    Sigmoid,
+}
+
+/// Options of the feature distillation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FeatureDistill {
+    /// Weight of the term.
+    pub weight: f32,
+    /// The ONNX model, relative to the data folder.
+    pub teacher: PathBuf,
+    /// Its output, `[N, C, H/32, W/32]`.
+    pub output: String,
+    /// Share of the smooth L1 distance beside the centred cosine.
+    pub smooth_l1: f32,
+}
+
+/// Options of the segmentation teacher.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SegDistill {
+    /// Weight of the term.
+    pub weight: f32,
+    /// The ONNX model, relative to the data folder; VOC's 21 classes.
+    pub teacher: PathBuf,
+    /// Pixels below this probability are ignored.
+    pub min_probability: f32,
+    /// The token logits are resized by this factor before the loss.
+    pub upsample: usize,
+}

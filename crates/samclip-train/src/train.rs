@@ -1,0 +1,359 @@
+//! The training loop: seeded, logged, resumable.
+//!
+//! A step: for each task that is due, one encoder pass, its objectives, one backward;
+//! gradients accumulate; then one AdamW step (SAM-CLIP's order, spec 5.3).
+
+use crate::checkpoint::{self, Progress};
+use crate::error::TrainError;
+use crate::feed::{Fed, Feed, loader};
+pub use crate::inputs::{Inputs, Observer, Outcome, RunOptions};
+use crate::objectives::{self, Leaves, Step, TaskSetup, TeacherOutputs, shard_outputs};
+use crate::optim;
+use crate::parameters::Parameters;
+use crate::recipe::Recipe;
+use crate::report::{Means, StepReport};
+use crate::run_log::RunLog;
+use crate::vocabulary::Vocabulary;
+use crate::{export, precision};
+use burn::tensor::{Device, Tensor, TensorData};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use samclip_data::loader::Batch;
+use samclip_image::Normalization;
+use samclip_models::init::Init;
+use samclip_models::sam_clip::{SamClip, SamClipConfig};
+use samclip_models::state;
+use std::cell::OnceCell;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// Runs a recipe file.
+pub fn run(
+    path: &Path,
+    options: &RunOptions,
+    observer: &mut dyn Observer,
+    stop: &AtomicBool,
+) -> Result<Outcome, TrainError> {
+    let (recipe, text) = Recipe::open(path)?;
+    let recipe = if options.smoke { recipe.smoke() } else { recipe };
+    let inputs = Inputs::open(&recipe, &options.data, path.parent().unwrap_or(Path::new(".")))?;
+    Trainer::new(recipe, text, inputs, options)?.run(observer, stop)
+}
+
+/// A run in progress.
+pub struct Trainer {
+    recipe: Recipe,
+    text: String,
+    out: PathBuf,
+    config: SamClipConfig,
+    device: Device,
+    /// One copy per shard: graphs that share leaves would share a lock.
+    models: Vec<SamClip>,
+    pools: Vec<rayon::ThreadPool>,
+    parameters: Parameters,
+    vocabulary: Vocabulary,
+    names_hash: String,
+    setups: Vec<TaskSetup>,
+    feeds: Vec<Feed>,
+    step: usize,
+    seconds: f64,
+}
+
+impl Trainer {
+    /// Prepares a run, or continues the one in the run directory.
+    pub fn new(
+        recipe: Recipe,
+        text: String,
+        inputs: Inputs,
+        options: &RunOptions,
+    ) -> Result<Self, TrainError> {
+        std::fs::create_dir_all(&options.out).map_err(TrainError::io(&options.out))?;
+        precision::set(recipe.precision);
+        let device = Device::flex().autodiff();
+        let config = recipe.model.config()?;
+        let mut model = config.init(&mut Init::seeded(recipe.seed, &device));
+        if let Some(weights) = &inputs.weights {
+            model = state::load(model, &weights.cast_float(samclip_weights::DType::F32))?;
+        }
+        let mut parameters = Parameters::new(&model, &recipe.model, &recipe.optimizer);
+        let mut vocabulary = inputs.text.vocabulary();
+        let mut setups = Vec::new();
+        for (i, task) in recipe.tasks.iter().enumerate() {
+            let seed = task_seed(recipe.seed, i);
+            let setup = TaskSetup::new(task, &inputs.datasets[i], &inputs.text, &mut vocabulary, seed)?;
+            let width = config.sam.image_encoder.embed_dim;
+            objectives::add_aux(&mut parameters, &recipe, &setup, width, &inputs.teachers[i])?;
+            setups.push(setup);
+        }
+        let path = checkpoint::path(&options.out);
+        let progress = match options.resume && path.exists() {
+            true => Some(resume(&path, &mut parameters, &text, options)?),
+            false => None,
+        };
+        let mut feeds = Vec::new();
+        for (i, (task, teachers)) in recipe.tasks.iter().zip(inputs.teachers).enumerate() {
+            let loader = loader(task, &inputs.datasets[i], task_seed(recipe.seed, i))?;
+            let position = progress.as_ref().and_then(|p| p.positions.get(i)).copied();
+            feeds.push(Feed::start(loader, teachers, position)?);
+        }
+        let models: Vec<_> = (0..recipe.shards).map(|_| parameters.apply(model.clone(), &device)).collect();
+        let pools = pools(recipe.shards)?;
+        let (step, seconds) = progress.map_or((0, 0.0), |p| (p.step, p.seconds));
+        let names_hash = inputs.text.names_hash();
+        let out = options.out.clone();
+        Ok(Self {
+            recipe,
+            text,
+            out,
+            config,
+            device,
+            models,
+            pools,
+            parameters,
+            vocabulary,
+            names_hash,
+            setups,
+            feeds,
+            step,
+            seconds,
+        })
+    }
+
+    /// The state of every tensor.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// The student as it stands.
+    pub fn model(&self) -> &SamClip {
+        &self.models[0]
+    }
+
+    /// Steps done.
+    pub fn step_count(&self) -> usize {
+        self.step
+    }
+
+    /// Trains to the end of the recipe, or until `stop` is set.
+    pub fn run(&mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome, TrainError> {
+        self.announce(observer)?;
+        let mut log = RunLog::open(&self.out, self.step)?;
+        let mut means = Means::default();
+        let mut saved = Instant::now();
+        while self.step < self.recipe.steps && !stop.load(Ordering::Relaxed) {
+            let begin = Instant::now();
+            means.add(self.train_step()?);
+            let seconds = begin.elapsed().as_secs_f64();
+            means.seconds += seconds;
+            self.seconds += seconds;
+            observer.step(self.step, self.recipe.steps);
+            if self.step % self.recipe.log.every_steps == 0 || self.step == self.recipe.steps {
+                let line = means.line(self.step, self.recipe.steps, self.seconds);
+                log.write(&line)?;
+                observer.log(&line);
+                means = Means::default();
+            }
+            let every = self.recipe.log.observe_every_steps;
+            if every > 0 && self.step % every == 0 {
+                observer.evaluate(self.step, &self.models[0]);
+            }
+            let minutes = saved.elapsed().as_secs_f32() / 60.0;
+            if self.step % self.recipe.checkpoint.every_steps == 0
+                || minutes >= self.recipe.checkpoint.every_minutes
+            {
+                self.save()?;
+                saved = Instant::now();
+            }
+        }
+        self.save()?;
+        Ok(Outcome { step: self.step, complete: self.step >= self.recipe.steps })
+    }
+
+    fn announce(&self, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        let path = self.out.join("recipe.toml");
+        export::write_atomic(&path, self.text.as_bytes())?;
+        let total: usize = self.parameters.model_tensors().iter().map(|t| t.value.len()).sum();
+        observer.note(&format!(
+            "{}: {total} parameters, {} trainable, {} names, step {} of {}",
+            self.recipe.name,
+            self.parameters.trainable_count(),
+            self.vocabulary.names.len(),
+            self.step,
+            self.recipe.steps
+        ));
+        Ok(())
+    }
+
+    /// One step over all tasks that are due.
+    pub fn train_step(&mut self) -> Result<StepReport, TrainError> {
+        let lr = optim::learning_rate(&self.recipe.optimizer, self.step, self.recipe.steps);
+        let mut report = StepReport { lr, ..StepReport::default() };
+        for i in 0..self.setups.len() {
+            if self.setups[i].task.is_due(self.step) {
+                self.task_step(i, &mut report)?;
+            }
+        }
+        report.grad_norm = optim::step(&mut self.parameters, &self.recipe.optimizer, self.step, lr);
+        let models = std::mem::take(&mut self.models);
+        self.models = models.into_iter().map(|m| self.parameters.apply(m, &self.device)).collect();
+        self.step += 1;
+        Ok(report)
+    }
+
+    fn task_step(&mut self, i: usize, report: &mut StepReport) -> Result<(), TrainError> {
+        let fed = self.feeds[i].next_batch()?;
+        report.images += fed.batch.items.len();
+        let shards = self.shards(fed);
+        let this = &*self;
+        let answers: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = shards
+                .iter()
+                .enumerate()
+                .map(|(k, shard)| scope.spawn(move || this.pools[k].install(|| this.shard_step(i, k, shard))))
+                .collect();
+            threads.into_iter().map(|t| t.join()).collect()
+        });
+        let weight = 1.0 / answers.len() as f32;
+        for answer in answers {
+            let answer = answer.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            for (name, value, term_weight) in answer.terms {
+                report.loss += value * term_weight * weight;
+                report.losses.push((name, value));
+            }
+            self.parameters.accumulate(answer.grads, weight);
+        }
+        let task = &self.setups[i].task.name;
+        match self.parameters.non_finite_gradient() {
+            Some((name, value)) => {
+                let term = format!("{task}: gradient of {name}");
+                Err(TrainError::NonFinite { step: self.step + 1, term, value })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Cuts a batch into the recipe's parts, as evenly as it goes.
+    fn shards(&self, fed: Fed) -> Vec<(Batch, TeacherOutputs)> {
+        let (n, side) = (fed.batch.items.len(), fed.batch.side);
+        let count = self.recipe.shards.min(n);
+        let mut items = fed.batch.items.into_iter();
+        (0..count)
+            .map(|k| {
+                let range = n * k / count..n * (k + 1) / count;
+                let items = items.by_ref().take(range.len()).collect();
+                (Batch { items, side }, shard_outputs(&fed.teachers, n, range))
+            })
+            .collect()
+    }
+
+    /// Forward and backward of one part of a batch.
+    fn shard_step(
+        &self,
+        i: usize,
+        k: usize,
+        (batch, teachers): &(Batch, TeacherOutputs),
+    ) -> Result<ShardAnswer, TrainError> {
+        let (n, side) = (batch.items.len(), batch.side);
+        let model = &self.models[k];
+        let pixels = batch.pixels(&Normalization::SAM);
+        let pixels = Tensor::<4>::from_data(TensorData::new(pixels, vec![n, 3, side, side]), &self.device);
+        let mut step = Step {
+            model,
+            parameters: &self.parameters,
+            device: &self.device,
+            setup: &self.setups[i],
+            vocabulary: &self.vocabulary,
+            scale: (self.recipe.model.logit_scale, self.recipe.model.background_logit),
+            batch,
+            teachers,
+            tokens: model.tokens(pixels),
+            clip: OnceCell::new(),
+            rng: step_rng(task_seed(self.recipe.seed, i), self.step, k),
+            leaves: Leaves::default(),
+        };
+        let losses = step.losses()?;
+        let leaves = std::mem::take(&mut step.leaves);
+        let task = &step.setup.task.name;
+        let mut total: Option<Tensor<1>> = None;
+        let mut terms = Vec::new();
+        for (objective, loss) in losses {
+            for term in loss.terms {
+                let name = format!("{task}/{objective}/{}", term.name);
+                if !term.value.is_finite() {
+                    return Err(TrainError::NonFinite { step: self.step + 1, term: name, value: term.value });
+                }
+                terms.push((name, term.value, term.weight));
+            }
+            total = match (total, loss.surrogate) {
+                (Some(a), Some(b)) => Some(a + b),
+                (a, b) => a.or(b),
+            };
+        }
+        drop(step);
+        let grads = match total.filter(|t| t.is_tracked()) {
+            Some(total) => self.parameters.collect(model, &leaves, &mut total.backward()),
+            None => Vec::new(),
+        };
+        Ok(ShardAnswer { terms, grads })
+    }
+
+    /// Writes the checkpoint and the model as it stands.
+    pub fn save(&self) -> Result<(), TrainError> {
+        let progress = Progress {
+            step: self.step,
+            positions: self.feeds.iter().map(|f| f.position).collect(),
+            seconds: self.seconds,
+            recipe: self.text.clone(),
+        };
+        checkpoint::save(&checkpoint::path(&self.out), &self.parameters, &progress)?;
+        let about = export::About {
+            recipe: &self.recipe,
+            text: &self.text,
+            config: &self.config,
+            names_hash: &self.names_hash,
+            step: self.step,
+        };
+        export::write_model(&self.out.join(export::MODEL_FILE), &self.parameters, &about)
+    }
+}
+
+fn resume(
+    path: &Path,
+    parameters: &mut Parameters,
+    text: &str,
+    options: &RunOptions,
+) -> Result<Progress, TrainError> {
+    let progress = checkpoint::load(path, parameters)?;
+    if progress.recipe != text && !options.allow_changed_recipe {
+        let message = "the run directory belongs to another recipe".to_owned();
+        return Err(TrainError::Checkpoint { path: path.to_owned(), message });
+    }
+    Ok(progress)
+}
+
+/// Each task draws from streams of its own.
+fn task_seed(seed: u64, task: usize) -> u64 {
+    seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(task as u64)
+}
+
+/// Randomness of a step is a pure function of (seed, step, shard): nothing to store.
+fn step_rng(seed: u64, step: usize, shard: usize) -> ChaCha8Rng {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed.wrapping_add((shard as u64) << 32));
+    rng.set_stream(step as u64 + 1);
+    rng
+}
+
+/// The machine's threads, dealt out to the shards.
+fn pools(shards: usize) -> Result<Vec<rayon::ThreadPool>, TrainError> {
+    let threads = (rayon::current_num_threads() / shards).max(1);
+    let build = |_| rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    let pools = (0..shards).map(build).collect::<Result<_, _>>();
+    pools.map_err(|e| TrainError::Invalid(format!("threads: {e}")))
+}
+
+/// What a part of a batch answers: terms (name, value, weight) and gradients.
+struct ShardAnswer {
+    terms: Vec<(String, f32, f32)>,
+    grads: Vec<Option<Vec<f32>>>,
+}
