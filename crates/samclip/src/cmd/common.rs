@@ -236,7 +236,9 @@ pub fn print_error(error: &anyhow::Error) {
         let weights = || cause.downcast_ref::<samclip_weights::WeightsError>().and_then(|e| e.hint());
         let image = || cause.downcast_ref::<samclip_image::ImageError>().and_then(|e| e.hint());
         let train = || cause.downcast_ref::<samclip_train::TrainError>().and_then(|e| e.hint());
-        predict.or_else(weights).or_else(image).or_else(train)
+        let data = || cause.downcast_ref::<samclip_data::DataError>().and_then(|e| e.hint());
+        let eval = || cause.downcast_ref::<samclip_eval::EvalError>().and_then(|e| e.hint());
+        predict.or_else(weights).or_else(image).or_else(train).or_else(data).or_else(eval)
     });
     print_failure(&format!("{error:#}"), hint.as_deref());
 }

@@ -1,14 +1,54 @@
-//! `samclip eval`.
+//! `samclip eval`: run a protocol and say whether its floors are reached.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
+use samclip_data::names::name_map;
+use samclip_eval::{Protocol, Subject, evaluate};
+
+use super::common::{ModelArgs, ProgressLine, out};
 
 /// Arguments of `samclip eval`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(after_help = "Prints a Markdown report. Exit code 1: a floor of the protocol is not reached.")]
+pub struct Args {
+    /// Protocol, a TOML file under protocols/
+    #[arg(value_name = "PROTOCOL")]
+    protocol: PathBuf,
+    /// Folder with the datasets
+    #[arg(long, value_name = "DIR", env = "SAMCLIP_DATA")]
+    data: PathBuf,
+    /// The first photos only; floors are not checked then
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+    /// Write the report as JSON as well
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
+}
 
 /// Runs the verb.
-pub fn run(_args: Args) -> Result<ExitCode> {
-    bail!("the verb eval is not in this build")
+pub fn run(args: Args) -> Result<ExitCode> {
+    let protocol = Protocol::open(&args.protocol)?;
+    let dataset = samclip_data::open(&args.data, &protocol.dataset, &protocol.split)?;
+    let names = name_map(dataset.as_ref(), &args.data.join("text"))?;
+    let model = args.model.load()?;
+    let subject = Subject {
+        name: model.name.clone(),
+        segmenter: model.prompt_segmenter().ok(),
+        classifier: model.classifier().ok(),
+    };
+    let line = ProgressLine::new(true);
+    let mut progress = |done: usize, all: usize| line.show(&format!("{done}/{all} photos"));
+    let limit = args.limit.map(|n| n as usize);
+    let report = evaluate(&protocol, dataset.as_ref(), &names, &subject, limit, &mut progress)?;
+    drop(line);
+    if let Some(path) = &args.json {
+        samclip_image::write_atomic(path, report.to_json().as_bytes())
+            .with_context(|| format!("cannot write the report: {}", path.display()))?;
+    }
+    out(report.to_markdown().trim_end());
+    Ok(ExitCode::from(if report.reached() { 0 } else { 1 }))
 }
