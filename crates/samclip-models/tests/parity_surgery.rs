@@ -94,8 +94,9 @@ fn gradients_flow_through_the_surgery() {
     let (fixture, model) = load(Device::default().autodiff());
     let model = model.train();
     let direction = fixture.tensor::<3>("in.direction");
-    let product = image_features(&model.visual, fixture.tensor("in.pixels.24")).unwrap().tokens * direction;
-    let grads = product.clone().sum().backward();
+    let product =
+        || image_features(&model.visual, fixture.tensor("in.pixels.24")).unwrap().tokens * direction.clone();
+    let grads = product().sum().backward();
     let plain = Fixture::open("surgery", Device::default());
     let blocks = &model.visual.transformer.resblocks;
     for i in [0, 2, 7] {
@@ -113,7 +114,7 @@ fn gradients_flow_through_the_surgery() {
     plain.check("grad.positional_embedding", positions, 10.0 * TOLERANCE);
 
     // a loss on patches alone cannot see queries and keys of the last block
-    let grads = product.narrow(1, 1, 9).sum().backward();
+    let grads = product().narrow(1, 1, 9).sum().backward();
     let last = blocks[7].attn.in_proj_weight.val().grad(&grads).expect("a gradient");
     assert!(values(last.clone().narrow(0, 0, 2 * 48)).iter().all(|g| *g == 0.0), "queries and keys");
     plain.check("patch_grad.transformer.resblocks.7.attn.in_proj_weight", last, 10.0 * TOLERANCE);

@@ -69,12 +69,10 @@ impl TextTower {
 
     /// The end token's vector, projected. `x` [B, T, D] -> [B, E].
     pub fn pool(&self, x: Tensor<3>, tokens: Tensor<2, Int>) -> Tensor<2> {
-        let [batch, t, dim] = x.dims();
-        let device = x.device();
-        let first = Tensor::<1, Int>::arange(0..batch as i64, &device) * (t as i64); // [B]
-        let end = tokens.argmax(1).reshape([batch]); //                                [B]
-        let x = x.reshape([batch * t, dim]).select(0, first + end); //                 [B, D]
-        ops::linear(x, self.text_projection.val().transpose(), None) //                [B, E]
+        let [batch, _, dim] = x.dims();
+        let end = tokens.argmax(1).reshape([batch, 1, 1]).expand([batch, 1, dim]); // [B, 1, D]
+        let x = x.gather(1, end).squeeze_dim::<2>(1); //                              [B, D]
+        ops::linear(x, self.text_projection.val().transpose(), None) // [B, E]
     }
 
     /// Embeds texts: [B, E], not normalised. Columns that are padding in every row are not computed:

@@ -68,7 +68,7 @@ impl Fixture {
 
 /// Row-major values.
 pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().into_vec().expect("f32")
+    tensor.into_data().try_into_vec().expect("f32")
 }
 
 /// Largest absolute difference; NaN counts as infinite.
