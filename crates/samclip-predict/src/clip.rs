@@ -41,7 +41,7 @@ pub struct ClipPredictor {
 
 impl ClipPredictor {
     fn texts(&self, names: &[String]) -> Result<Vec<Vec<f32>>, PredictError> {
-        let vectors = self.clip.text.encode(names)?;
+        let vectors = TextEncoder::encode(&self.clip.text, names)?;
         if vectors.is_empty() { Err(crate::prompt::PromptError::Nothing.into()) } else { Ok(vectors) }
     }
 

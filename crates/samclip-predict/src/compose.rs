@@ -11,6 +11,8 @@ use crate::decode::InputPrompt;
 
 /// Magnitude at which log-odds are cut.
 const LOGIT_LIMIT: f32 = 8.0;
+/// Share of the threshold that a faint text must reach.
+const FAINT: f32 = 0.5;
 /// Most clicks drawn from one map.
 const MAX_POINTS: usize = 3;
 
@@ -37,7 +39,8 @@ impl TokenMap {
         self.probability.iter().copied().fold(0.0, f32::max)
     }
 
-    /// Mask prompt and clicks for the decoder; none where no token exceeds the threshold.
+    /// Mask prompt and clicks for the decoder; none where the text is not found. Where no token exceeds the
+    /// threshold, but one comes close, that one is clicked (as in training).
     pub fn prompt(&self, threshold: f32, transform: &ImageTransform, low_res: usize) -> Option<InputPrompt> {
         let cell = (transform.input.0 / self.grid) as f32;
         let peaks = self.peaks(threshold);
@@ -66,7 +69,11 @@ impl TokenMap {
 
     /// Up to three tokens above the threshold: the strongest, then the best by probability times distance.
     fn peaks(&self, threshold: f32) -> Vec<usize> {
-        let candidates: Vec<usize> = (0..self.probability.len()).filter(|&i| self.probability[i] > threshold).collect();
+        let above = |limit: f32| (0..self.probability.len()).filter(|&i| self.probability[i] > limit).collect();
+        let mut candidates: Vec<usize> = above(threshold);
+        if candidates.is_empty() && self.max() > threshold * FAINT {
+            candidates = (0..self.probability.len()).filter(|&i| self.probability[i] == self.max()).take(1).collect();
+        }
         let wanted = MAX_POINTS.min(candidates.len().div_ceil(4));
         let mut peaks: Vec<usize> = Vec::new();
         while peaks.len() < wanted {
@@ -152,7 +159,9 @@ mod tests {
         assert_eq!(logits.len(), 256);
         assert_eq!(logits[0], -8.0);
         assert!(logits[6 * 16 + 6] > 0.0);
-        assert!(TokenMap { grid: 4, probability: vec![0.5; 16] }.prompt(0.5, &square(4), 16).is_none());
+        assert!(TokenMap { grid: 4, probability: vec![0.2; 16] }.prompt(0.5, &square(4), 16).is_none());
+        let faint = TokenMap { grid: 4, probability: (0..16).map(|i| i as f32 / 40.0).collect() };
+        assert_eq!(faint.prompt(0.5, &square(4), 16).unwrap().points, [[56.0, 56.0, 1.0]]);
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod cache;
 pub mod check;
 mod clip;
 pub mod compose;
+mod contrast;
 pub mod decode;
 mod error;
 pub mod everything;

@@ -13,6 +13,7 @@ use samclip_weights::StateDict;
 
 use crate::cache::{EmbeddingCache, bytes_hash, file_hash};
 use crate::clip::ClipPredictor;
+use crate::contrast;
 use crate::error::PredictError;
 use crate::precision::Precision;
 use crate::roles::{PromptSegmenter, SemanticSegmenter, TextLocator, ZeroShotClassifier};
@@ -308,6 +309,10 @@ pub fn sam_clip_config(variant: Variant, state: &StateDict) -> Result<SamClipCon
     }
 }
 
+fn owned(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
 fn metadata_error(key: &str, detail: &str) -> PredictError {
     PredictError::Check(format!("metadata `{key}` of the weight file does not parse ({detail})"))
 }
@@ -322,15 +327,15 @@ fn settings(variant: Variant, config: &SamClipConfig, state: &StateDict) -> Resu
             dense: (Geometry::Squash, 448),
             logit_scale: 100.0,
             background_logit: None,
-            contrast: crate::text::BACKGROUND_WORDS.map(str::to_owned).to_vec(),
+            contrast: vec![owned(&crate::text::BACKGROUND_WORDS)],
         },
         _ => SamClipSettings {
-            segment: (Geometry::Squash, side),
-            classify: (Geometry::Squash, side),
-            dense: (Geometry::Squash, side),
+            segment: (Geometry::LongestSide, side),
+            classify: (Geometry::LongestSide, side),
+            dense: (Geometry::LongestSide, side),
             logit_scale: 20.0,
             background_logit: Some(5.0),
-            contrast: Vec::new(),
+            contrast: [contrast::ANIMALS_AND_VEHICLES, contrast::CLOTHING, contrast::STREET].map(owned).to_vec(),
         },
     };
     let number = |key: &str| -> Result<Option<f32>, PredictError> {

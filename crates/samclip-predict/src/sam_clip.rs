@@ -47,8 +47,8 @@ pub struct SamClipSettings {
     pub logit_scale: f32,
     /// Logit of the constant background channel, if the model was trained with one.
     pub background_logit: Option<f32>,
-    /// Names that compete with a text for each token.
-    pub contrast: Vec<String>,
+    /// Lists of names that compete with each other for a token; the first is for texts that are in none.
+    pub contrast: Vec<Vec<String>>,
 }
 
 /// The model with its text table.
@@ -150,37 +150,36 @@ impl SamClipPredictor {
         (logits, vectors.len() + usize::from(background.is_some()))
     }
 
-    /// One probability map per text: softmax over the texts, the names that compete with them, and background.
-    fn text_maps(&self, encoded: &Encoded, texts: &[String]) -> Result<Vec<TokenMap>, PredictError> {
+    /// Probability of a text on every token: softmax over its list of rivals and background.
+    fn text_map(&self, encoded: &Encoded, text: &str) -> Result<TokenMap, PredictError> {
         let table = self.table()?;
-        let mut vectors = table.encode(texts)?;
-        let rows: Vec<usize> = texts.iter().map(|text| table.resolve(text)).collect::<Result<_, _>>()?;
-        let rivals: Vec<usize> = self.settings.contrast.iter().filter_map(|name| table.resolve(name).ok()).collect();
-        vectors.extend(rivals.iter().filter(|row| !rows.contains(row)).map(|&row| table.row(row).to_vec()));
+        let row = table.resolve(text)?;
+        let rivals = |names: &Vec<String>| -> Vec<usize> {
+            names.iter().filter_map(|name| table.resolve(name).ok()).collect()
+        };
+        let mut lists = self.settings.contrast.iter().map(rivals);
+        let first = lists.next().unwrap_or_default();
+        let mut list = if first.contains(&row) { first } else { lists.find(|list| list.contains(&row)).unwrap_or(first) };
+        list.retain(|rival| *rival != row);
+        list.insert(0, row);
+        let vectors: Vec<Vec<f32>> = list.iter().map(|&row| table.row(row).to_vec()).collect();
         let (mut logits, channels) = self.token_logits(encoded, &vectors, self.settings.background_logit);
         logits.chunks_exact_mut(channels).for_each(softmax);
         let valid = TokenMap::valid(encoded.grid, &encoded.transform);
-        let map = |class: usize| {
-            // A name given twice shares its probability with itself: both get the sum.
-            let twins: Vec<usize> = (0..rows.len()).filter(|&other| rows[other] == rows[class]).collect();
-            let p = |row: &[f32]| twins.iter().map(|&twin| row[twin]).sum::<f32>();
-            let probability = logits.chunks_exact(channels).zip(&valid).map(|(row, &ok)| if ok { p(row) } else { 0.0 });
-            TokenMap { grid: encoded.grid, probability: probability.collect() }
-        };
-        Ok((0..texts.len()).map(map).collect())
+        let probability = logits.chunks_exact(channels).zip(&valid).map(|(row, &ok)| if ok { row[0] } else { 0.0 });
+        Ok(TokenMap { grid: encoded.grid, probability: probability.collect() })
     }
 
     /// Texts to masks (spec 5.6).
     fn by_text(&self, encoded: &Encoded, texts: &[(usize, String)], options: &SegmentOptions) -> Result<Vec<MaskPrediction>, PredictError> {
-        let names: Vec<String> = texts.iter().map(|(_, name)| name.clone()).collect();
-        let maps = self.text_maps(encoded, &names)?;
-        let prediction = |((prompt, _), map): (&(usize, String), &TokenMap)| {
-            let answer = self.mask_of_map(encoded, map, options);
-            let score = mean_inside(map, &answer, &encoded.transform);
+        let prediction = |(prompt, name): &(usize, String)| {
+            let map = self.text_map(encoded, name)?;
+            let answer = self.mask_of_map(encoded, &map, options);
+            let score = mean_inside(&map, &answer, &encoded.transform);
             let FinishedMask { mask, predicted_iou, stability_score } = answer;
-            MaskPrediction { prompt: *prompt, mask, predicted_iou, stability_score, score }
+            Ok(MaskPrediction { prompt: *prompt, mask, predicted_iou, stability_score, score })
         };
-        Ok(texts.iter().zip(&maps).map(prediction).collect())
+        texts.iter().map(prediction).collect()
     }
 
     fn mask_of_map(&self, encoded: &Encoded, map: &TokenMap, options: &SegmentOptions) -> FinishedMask {

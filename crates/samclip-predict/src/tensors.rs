@@ -10,7 +10,7 @@ pub(crate) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], device
 
 /// A tensor's values in row-major order.
 pub(crate) fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().convert::<f32>().into_vec().expect("values were converted to f32")
+    tensor.into_data().convert::<f32>().try_into_vec().expect("values were converted to f32")
 }
 
 /// A model's input as a batch of one: [1, 3, H, W].
