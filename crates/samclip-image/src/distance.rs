@@ -85,7 +85,7 @@ mod tests {
             for density in [2, 10, 60] {
                 let mut draw = || {
                     state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-                    (state >> 33) % density != 0
+                    !(state >> 33).is_multiple_of(density)
                 };
                 let mask = Mask::new(w, h, (0..w * h).map(|_| draw()).collect()).unwrap();
                 assert_eq!(distance_transform(&mask), by_definition(&mask));

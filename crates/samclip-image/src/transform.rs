@@ -26,7 +26,7 @@ impl Normalization {
     /// CLIP's (OpenAI and open_clip), for values 0..1.
     pub const CLIP: Self = Self {
         mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
-        std: [0.268_629_54, 0.261_302_58, 0.275_777_11],
+        std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
         scale: 255.0,
     };
 
