@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use samclip_data::names::name_map;
 use samclip_eval::{Protocol, Subject, evaluate};
 
-use super::common::{ModelArgs, ProgressLine, out};
+use super::common::{ModelArgs, bar, out};
 
 /// Arguments of `samclip eval`.
 #[derive(Debug, clap::Args)]
@@ -40,11 +40,14 @@ pub fn run(args: Args) -> Result<ExitCode> {
         segmenter: model.prompt_segmenter().ok(),
         classifier: model.classifier().ok(),
     };
-    let line = ProgressLine::new(true);
-    let mut progress = |done: usize, all: usize| line.show(&format!("{done}/{all} photos"));
+    let line = bar(true, 0, "{wide_bar} {pos}/{len} photos, {eta} left");
+    let mut progress = |done: usize, all: usize| {
+        line.set_length(all as u64);
+        line.set_position(done as u64);
+    };
     let limit = args.limit.map(|n| n as usize);
     let report = evaluate(&protocol, dataset.as_ref(), &names, &subject, limit, &mut progress)?;
-    drop(line);
+    line.finish_and_clear();
     if let Some(path) = &args.json {
         samclip_image::write_atomic(path, report.to_json().as_bytes())
             .with_context(|| format!("cannot write the report: {}", path.display()))?;
