@@ -23,7 +23,7 @@ pub struct Args {
     #[arg(long, default_value_t = STANDARD.points_per_batch, value_name = "N")]
     points_per_batch: usize,
     /// Drop masks whose predicted IoU is not above this
-    #[arg(long, default_value_t = STANDARD.pred_iou_thresh, value_name = "IOU")]
+    #[arg(long, default_value_t = STANDARD.pred_iou_thresh, value_name = "IOU", allow_negative_numbers = true)]
     pred_iou_thresh: f32,
     /// Drop masks whose stability score is below this
     #[arg(long, default_value_t = STANDARD.stability_score_thresh, value_name = "SCORE")]
