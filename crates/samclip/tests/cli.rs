@@ -120,7 +120,7 @@ fn everything_finds_masks_and_respects_thresholds() {
     let found = document["images"][0]["masks"].as_array().unwrap().clone();
     assert!(!found.is_empty());
     assert!(found.iter().all(|m| m["crop_box"][2] == document["images"][0]["width"]));
-    let none = setup.json(&[&all[..6], &["100"]].concat());
+    let none = setup.json(&[&all[..5], &["100"]].concat());
     assert_eq!(none["images"][0]["masks"].as_array().unwrap().len(), 0);
 }
 
