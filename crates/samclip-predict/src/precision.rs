@@ -1,11 +1,14 @@
 //! `--precision`: the number format of the matrix products.
 
+use samclip_kernels::isa::{self, Isa};
+use samclip_models::ops;
+
 use crate::error::PredictError;
 
 /// What the user asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precision {
-    /// bf16 where the processor multiplies it natively, f32 elsewhere.
+    /// bf16 where the processor multiplies it natively (AMX), f32 elsewhere.
     Auto,
     /// 32-bit floating point.
     F32,
@@ -19,9 +22,14 @@ impl Precision {
     /// # Errors
     /// bf16 asked for on a processor without bf16 matrix units.
     pub fn apply(self) -> Result<&'static str, PredictError> {
-        match self {
-            Self::F32 | Self::Auto => Ok("f32"),
-            Self::Bf16 => Err(PredictError::Precision),
-        }
+        let native = isa::current() == Isa::Amx;
+        let bf16 = match self {
+            Self::F32 => false,
+            Self::Auto => native,
+            Self::Bf16 if native => true,
+            Self::Bf16 => return Err(PredictError::Precision),
+        };
+        ops::set_precision(if bf16 { ops::Precision::Bf16 } else { ops::Precision::F32 });
+        Ok(if bf16 { "bf16" } else { "f32" })
     }
 }

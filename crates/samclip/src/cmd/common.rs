@@ -240,7 +240,14 @@ pub fn print_error(error: &anyhow::Error) {
         let eval = || cause.downcast_ref::<samclip_eval::EvalError>().and_then(|e| e.hint());
         predict.or_else(weights).or_else(image).or_else(train).or_else(data).or_else(eval)
     });
-    print_failure(&format!("{error:#}"), hint.as_deref());
+    // Our own messages quote their cause already.
+    let mut message = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !message.contains(&cause) {
+            message = format!("{message}: {cause}");
+        }
+    }
+    print_failure(&message, hint.as_deref());
 }
 
 fn print_failure(error: &str, hint: Option<&str>) {

@@ -16,12 +16,14 @@ pub struct Args {
 pub fn run(args: Args) -> Result<ExitCode> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let version = env!("CARGO_PKG_VERSION");
+    // The best tier that the processor has; SAMCLIP_ISA lowers it.
+    let isa = format!("{:?}", samclip_kernels::isa::current()).to_lowercase();
     let target = format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS);
     if args.json {
-        let document = serde_json::json!({ "version": version, "target": target, "threads": threads });
+        let document = serde_json::json!({ "version": version, "target": target, "threads": threads, "isa": isa });
         println!("{document}");
     } else {
-        println!("samclip {version} ({target}, {threads} threads)");
+        println!("samclip {version} ({target}, {threads} threads, {isa})");
     }
     Ok(ExitCode::SUCCESS)
 }
