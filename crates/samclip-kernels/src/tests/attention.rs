@@ -1,3 +1,5 @@
+//! Tests of the attention kernels against f64 and across tiers.
+
 use crate::isa::Isa;
 use crate::testing::{close, data, every_tier};
 use crate::{RelTables, TableGrads, self_attention, self_attention_backward, AttentionGrads, AttentionShape, Precision, RelPos, RowStrides, attention_backward, attention_forward};

@@ -1,3 +1,5 @@
+//! Tests of the elementwise kernels against f64 and across tiers.
+
 use crate::isa::Isa;
 use crate::testing::{close, data, every_tier};
 use crate::{AdamW, adamw_step, add, gelu, gelu_backward, quick_gelu, quick_gelu_backward, softmax_rows};

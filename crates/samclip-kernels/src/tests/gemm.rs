@@ -1,3 +1,5 @@
+//! Tests of the gemm kernels against f64 and across tiers.
+
 use crate::isa::Isa;
 use crate::testing::{close, data, every_tier};
 use crate::{Init, Layout, Precision, column_sums, gemm};

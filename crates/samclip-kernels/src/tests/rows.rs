@@ -1,3 +1,5 @@
+//! Tests of the rows kernels against f64 and across tiers.
+
 use crate::testing::{close, data, every_tier};
 use crate::{Conv3x3, Precision, conv3x3, conv3x3_backward, col2im_3x3, im2col_3x3, layer_norm, layer_norm_backward};
 

@@ -1,10 +1,12 @@
 //! Building blocks with PyTorch's parameter names and layouts, channels last.
 
 mod conv;
+mod conv_bn;
 mod linear;
 mod norm;
 
 pub use conv::{Conv2d, ConvTranspose2d};
+pub use conv_bn::{BatchNorm, Conv2dBn, ConvWeight, Kernel};
 pub use linear::{Embedding, Linear, Mlp, MlpBlock};
 pub use norm::LayerNorm;
 

@@ -1,3 +1,5 @@
+//! Each output format against its published shape.
+
 use samclip_image::rle;
 use serde_json::Value;
 
