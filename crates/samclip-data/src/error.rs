@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// A file or folder could not be read.
-    #[error("cannot read ({source}): {}", path.display())]
+    #[error("cannot read ({reason}): {}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
+        /// The system's reason, part of the message and so not a source of its own.
+        reason: std::io::Error,
     },
     /// A photo, label map or mask could not be decoded.
     #[error(transparent)]
@@ -71,7 +71,7 @@ impl DataError {
     /// Advice for the user, where there is any.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            Self::Io { reason, .. } if reason.kind() == std::io::ErrorKind::NotFound => {
                 Some("check the data folder; its layout is described in the dataset's module".into())
             }
             Self::TooManyCorrupt { .. } => {
@@ -91,7 +91,7 @@ impl DataError {
 
 pub(crate) fn read_text(path: &Path) -> Result<String, DataError> {
     std::fs::read_to_string(path)
-        .map_err(|source| DataError::Io { path: path.to_owned(), source })
+        .map_err(|reason| DataError::Io { path: path.to_owned(), reason })
 }
 
 /// The non-empty lines of a text file, trimmed at the end.
@@ -106,7 +106,7 @@ pub(crate) fn read_lines(path: &Path) -> Result<Vec<String>, DataError> {
 
 /// The files of a folder with one of the given extensions, sorted by name.
 pub(crate) fn list_files(folder: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, DataError> {
-    let io = |source| DataError::Io { path: folder.to_owned(), source };
+    let io = |reason| DataError::Io { path: folder.to_owned(), reason };
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(io)? {
         let path = entry.map_err(io)?.path();

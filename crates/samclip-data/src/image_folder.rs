@@ -52,7 +52,7 @@ fn folder_name(path: &PathBuf) -> Option<&str> {
 }
 
 fn class_folders(root: &Path) -> Result<Vec<PathBuf>, DataError> {
-    let io = |source| DataError::Io { path: root.to_owned(), source };
+    let io = |reason| DataError::Io { path: root.to_owned(), reason };
     let mut folders = Vec::new();
     for entry in std::fs::read_dir(root).map_err(io)? {
         let path = entry.map_err(io)?.path();

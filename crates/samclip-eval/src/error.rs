@@ -6,12 +6,12 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
     /// The protocol file could not be read.
-    #[error("cannot read protocol ({source}): {}", path.display())]
+    #[error("cannot read protocol ({reason}): {}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
+        /// The system's reason, part of the message and so not a source of its own.
+        reason: std::io::Error,
     },
     /// The protocol file is not valid.
     #[error("{message}: {}", path.display())]

@@ -94,7 +94,7 @@ impl Protocol {
     /// # Errors
     /// An unreadable file, an unknown or missing key, a value out of range.
     pub fn open(path: &Path) -> Result<Self, EvalError> {
-        let io = |source| EvalError::Io { path: path.to_owned(), source };
+        let io = |reason| EvalError::Io { path: path.to_owned(), reason };
         let text = std::fs::read_to_string(path).map_err(io)?;
         Self::parse(&text).map_err(|message| EvalError::Protocol { message, path: path.to_owned() })
     }
