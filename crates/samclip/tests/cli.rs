@@ -226,7 +226,7 @@ fn check_files(setup: &Setup) -> (String, [String; 2]) {
     let save = |name: &str, shift: f32| {
         let mut state = StateDict::new();
         for (name, tensor) in [("image_embedding", &embedding), ("low_res_logits", &logits)] {
-            let values: Vec<f32> = tensor.clone().into_data().into_vec().unwrap();
+            let values: Vec<f32> = tensor.clone().into_data().try_into_vec().unwrap();
             let shift = if name == "low_res_logits" { shift } else { 0.0 };
             let values: Vec<f32> = values.iter().map(|v| v + shift).collect();
             state.insert(name, TensorData::from_f32(&tensor.dims(), &values));
