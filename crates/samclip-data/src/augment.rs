@@ -181,6 +181,16 @@ impl Frame {
         pad(part, self.side)
     }
 
+    /// Where a point of the square (continuous pixels, left edge 0) lies in the photo; none in the
+    /// padding.
+    pub fn source_point(&self, [x, y]: [f32; 2]) -> Option<[f32; 2]> {
+        let (out_w, out_h) = (self.out_w as f32, self.out_h as f32);
+        let x = if self.flip { out_w - x } else { x };
+        let inside = (0.0..=out_w).contains(&x) && (0.0..=out_h).contains(&y);
+        let axis = |o: f32, start: usize, part: usize, out: f32| start as f32 + o * part as f32 / out;
+        inside.then(|| [axis(x, self.x0, self.w, out_w), axis(y, self.y0, self.h, out_h)])
+    }
+
     /// Labels in this frame, [`IGNORE`] outside.
     pub fn labels(&self, source: &LabelMap) -> LabelMap {
         let data = self.nearest(&source.data, source.width, IGNORE);
@@ -354,6 +364,21 @@ mod tests {
         assert_eq!(row(3, false), [0, 2, 4]);
         assert_eq!(row(8, false), [0, 0, 1, 2, 2, 3, 4, 4]);
         assert_eq!(row(8, true), [4, 4, 3, 2, 2, 1, 0, 0]);
+    }
+
+    #[test]
+    fn points_of_the_square_lie_where_the_photo_says() {
+        let augment = Augment { geometry: CROP, hflip: 0.5, ..Augment::SQUASH };
+        for seed in 0..20 {
+            let (out, frame) = augment.apply(sample(200, 150), 64, &mut ChaCha8Rng::seed_from_u64(seed));
+            let [x, y] = frame.source_point([40.5, 20.5]).unwrap();
+            let pixel = &out.image.data()[(20 * 64 + 40) * 3..];
+            assert!((x - 0.5 - f32::from(pixel[0])).abs() < 2.0 && (y - 0.5 - f32::from(pixel[1])).abs() < 2.0);
+        }
+        let longest = Augment { geometry: Geometry::Longest, ..Augment::SQUASH };
+        let (_, frame) = longest.apply(sample(200, 100), 64, &mut ChaCha8Rng::seed_from_u64(0));
+        assert_eq!(frame.source_point([32.0, 40.0]), None);
+        assert_eq!(frame.source_point([32.0, 16.0]), Some([100.0, 50.0]));
     }
 
     #[test]

@@ -52,6 +52,8 @@ pub struct TrainItem {
     pub image: Image,
     /// Width and height of the photo inside the square; the rest is padding.
     pub content: (usize, usize),
+    /// The crop of the photo that the square shows.
+    pub frame: Frame,
     /// Labels, S x S, [`IGNORE`] in the padding.
     pub labels: Option<LabelMap>,
     /// Segments and objects, S x S each.
@@ -76,7 +78,7 @@ impl TrainItem {
     ) -> Self {
         let segments = std::mem::take(&mut sample.masks); // few of them are wanted: the frame comes after the draw
         let (sample, frame) = augment.apply(sample, side, rng);
-        let Frame { out_w, out_h, .. } = frame;
+        let content = (frame.out_w, frame.out_h);
         let Sample { id, image, labels, class_ids, captions, .. } = sample;
         let background = dataset.background();
         let mut found = draw_segments(&segments, &frame, targets, rng);
@@ -92,8 +94,7 @@ impl TrainItem {
         }
         let class_ids = labels.as_ref().map_or(class_ids, |l| present_classes(l, background));
         let (mask_classes, masks) = found.into_iter().unzip();
-        let content = (out_w, out_h);
-        Self { source, index, id, image, content, labels, masks, mask_classes, class_ids, captions }
+        Self { source, index, id, image, content, frame, labels, masks, mask_classes, class_ids, captions }
     }
 
     /// Writes the normalised photo as CHW f32; the padding is zero. `out` has 3 * S * S elements.

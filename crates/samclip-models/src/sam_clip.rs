@@ -11,7 +11,7 @@ use crate::init::Init;
 use crate::layers::{Activation, LayerNorm, Mlp};
 use crate::sam::{
     self, Block, ImageEncoder, MaskDecoder, MaskDecoderConfig, MaskLogits, MaskOutput, PromptEncoder, PromptInput,
-    SamConfig, Stem, VitDetConfig,
+    SamConfig, StageSize, Stem, VitDetConfig,
 };
 
 /// How token features become one vector per image.
@@ -55,19 +55,20 @@ impl SamClipConfig {
         Self { sam: SamConfig::vit_b(), clip_head }
     }
 
-    /// The small model that ships with samclip: a convolutional stem before eight blocks, text
-    /// space of CLIP ViT-B/32.
+    /// The small model that ships with samclip: a convolutional stem with residual blocks before
+    /// seven transformer blocks, text space of CLIP ViT-B/32.
     pub fn nano() -> Self {
+        let stage = |width, blocks| StageSize { width, blocks };
         let image_encoder = VitDetConfig {
             img_size: 256,
             embed_dim: 224,
-            depth: 8,
+            depth: 7,
             num_heads: 7,
             mlp_ratio: 4,
             out_chans: 128,
             window_size: 8,
-            global_attn_indexes: vec![1, 3, 5, 7],
-            stem: Stem::Conv(vec![32, 64, 128, 224]),
+            global_attn_indexes: vec![1, 3, 5, 6],
+            stem: Stem::Residual(vec![stage(24, 0), stage(48, 1), stage(96, 2), stage(224, 0)]),
         };
         let mask_decoder = MaskDecoderConfig {
             transformer_dim: 128,

@@ -34,6 +34,7 @@ fn main() {
     };
     let flag = |name: &str| arguments.iter().any(|a| a == name);
     let options = RunOptions {
+        teacher_cache: None,
         data: PathBuf::from(data),
         out: PathBuf::from(out),
         smoke: flag("--smoke"),

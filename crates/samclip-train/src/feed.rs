@@ -5,18 +5,20 @@
 //! student's element-wise work leaves idle as well.
 
 use crate::error::TrainError;
-use crate::objectives::{TaskSetup, TeacherOutputs};
+use crate::objectives::{TeacherOutputs, Wanted, seg_distill};
+use crate::photo_teacher::PhotoTeacher;
 use crate::recipe::Task;
 use crate::teacher::Teacher;
 use samclip_data::loader::{Batch, Loader, LoaderConfig, Mixing, Position, Source};
 use samclip_data::{Dataset, Targets};
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-/// Teachers by file, with the outputs that are wanted of them.
-pub type Teachers = Vec<(PathBuf, Teacher, Vec<String>)>;
+/// The teacher of everything that a task's objectives want.
+pub type Teachers = BTreeMap<Wanted, Arc<Teacher>>;
 
 /// A batch ready for a step.
 pub struct Fed {
@@ -66,17 +68,20 @@ impl Feed {
     /// Starts at `position`, or at the beginning.
     pub fn start(
         mut loader: Loader,
-        teachers: Teachers,
+        teachers: &Teachers,
+        datasets: &[Arc<dyn Dataset>],
+        teacher_cache: Option<&Path>,
         position: Option<Position>,
     ) -> Result<Self, TrainError> {
         if let Some(position) = position {
             loader.seek(position)?;
         }
         let position = loader.position();
+        let mut teachers = runs(teachers, datasets, teacher_cache)?;
         let (sender, receiver) = sync_channel(1);
         let thread = std::thread::spawn(move || {
             loop {
-                let fed = next(&mut loader, &teachers);
+                let fed = next(&mut loader, &mut teachers);
                 let failed = fed.is_err();
                 if sender.send(fed).is_err() || failed {
                     return;
@@ -106,8 +111,52 @@ impl Drop for Feed {
     }
 }
 
-fn next(loader: &mut Loader, teachers: &Teachers) -> Result<Fed, TrainError> {
+fn next(loader: &mut Loader, teachers: &mut [(Vec<Wanted>, Run)]) -> Result<Fed, TrainError> {
     let batch = loader.next_batch()?;
-    let outputs = TaskSetup::run_teachers(teachers, &batch)?;
-    Ok(Fed { batch, teachers: outputs, position: loader.position() })
+    let mut all = TeacherOutputs::new();
+    for (wanted, run) in teachers {
+        let found = match run {
+            Run::Photo(teacher) => teacher.on_batch(&batch)?,
+            Run::Crop(teacher) => {
+                let names: Vec<&str> = wanted.iter().map(|w| w.output.as_str()).collect();
+                match names == [seg_distill::OUTPUT] && seg_distill::is_segmenter(&wanted[0].teacher) {
+                    true => seg_distill::run(teacher, &batch)?,
+                    false => teacher.on_batch(&batch, &names)?,
+                }
+            }
+        };
+        all.extend(wanted.iter().cloned().zip(found));
+    }
+    Ok(Fed { batch, teachers: all, position: loader.position() })
+}
+
+/// How a teacher is asked.
+enum Run {
+    /// On the student's crop, every time.
+    Crop(Arc<Teacher>),
+    /// On the whole photo, once.
+    Photo(PhotoTeacher),
+}
+
+/// Outputs of the same teacher on the same input come from one run.
+fn runs(
+    teachers: &Teachers,
+    datasets: &[Arc<dyn Dataset>],
+    cache: Option<&Path>,
+) -> Result<Vec<(Vec<Wanted>, Run)>, TrainError> {
+    let all: Vec<_> = teachers.iter().collect();
+    let groups = all.chunk_by(|a, b| (&a.0.teacher, a.0.photo_side) == (&b.0.teacher, b.0.photo_side));
+    let run = |group: &[(&Wanted, &Arc<Teacher>)]| {
+        let wanted: Vec<Wanted> = group.iter().map(|(wanted, _)| (*wanted).clone()).collect();
+        let teacher = group[0].1.clone();
+        let run = match wanted[0].photo_side {
+            None => Run::Crop(teacher),
+            Some(side) => {
+                let outputs = wanted.iter().map(|w| w.output.clone()).collect();
+                Run::Photo(PhotoTeacher::new(teacher, side, outputs, datasets.to_vec(), cache)?)
+            }
+        };
+        Ok((wanted, run))
+    };
+    groups.map(run).collect()
 }

@@ -10,6 +10,7 @@ use crate::vocabulary::TextSource;
 use samclip_data::Dataset;
 use samclip_models::sam_clip::SamClip;
 use samclip_weights::StateDict;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -35,6 +36,8 @@ pub struct RunOptions {
     pub data: PathBuf,
     /// The run directory.
     pub out: PathBuf,
+    /// Where the answers of teachers that see whole photos are kept between runs.
+    pub teacher_cache: Option<PathBuf>,
     /// Cut down to seconds.
     pub smoke: bool,
     /// Continue from the run directory's checkpoint, if there is one.
@@ -72,14 +75,21 @@ impl Inputs {
             task.data.iter().map(open).collect::<Result<Vec<Arc<dyn Dataset>>, _>>()
         };
         let datasets = recipe.tasks.iter().map(open_task).collect::<Result<_, _>>()?;
-        let open_teachers = |task: &Task| {
-            let wanted = TaskSetup::teacher_outputs(task).into_iter();
-            let open = |(path, outputs): (PathBuf, _)| {
-                Ok((path.clone(), Teacher::open(&data.join(&path))?, outputs))
-            };
-            wanted.map(open).collect::<Result<Teachers, TrainError>>()
-        };
-        let teachers = recipe.tasks.iter().map(open_teachers).collect::<Result<_, _>>()?;
+        let mut opened: BTreeMap<PathBuf, Arc<Teacher>> = BTreeMap::new();
+        let mut teachers = Vec::new();
+        for task in &recipe.tasks {
+            let mut of_task = Teachers::new();
+            for wanted in TaskSetup::wanted(task) {
+                let path = wanted.teacher.clone();
+                let teacher = match opened.get(&path) {
+                    Some(teacher) => teacher.clone(),
+                    None => Arc::new(Teacher::open(&data.join(&path))?),
+                };
+                opened.insert(path, teacher.clone());
+                of_task.insert(wanted, teacher);
+            }
+            teachers.push(of_task);
+        }
         let weights = match recipe.model.init.as_str() {
             "fresh" => None,
             file => Some(StateDict::open(&folder.join(file))?),

@@ -14,6 +14,7 @@ pub mod losses;
 pub mod objectives;
 pub mod optim;
 pub mod parameters;
+pub mod photo_teacher;
 pub mod precision;
 pub mod recipe;
 mod report;

@@ -36,6 +36,12 @@ impl Teacher {
         Ok(Self { path: path.to_owned(), model })
     }
 
+    /// SHA-256 of the file.
+    pub fn sha256(&self) -> Result<String, TrainError> {
+        let bytes = std::fs::read(&self.path).map_err(TrainError::io(&self.path))?;
+        Ok(crate::export::sha256(&bytes))
+    }
+
     /// Runs `pixels` [N, 3, H, W] and returns the named outputs.
     pub fn run(
         &self,

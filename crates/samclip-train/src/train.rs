@@ -92,10 +92,11 @@ impl Trainer {
             false => None,
         };
         let mut feeds = Vec::new();
-        for (i, (task, teachers)) in recipe.tasks.iter().zip(inputs.teachers).enumerate() {
+        for (i, (task, teachers)) in recipe.tasks.iter().zip(&inputs.teachers).enumerate() {
             let loader = loader(task, &inputs.datasets[i], task_seed(recipe.seed, i))?;
             let position = progress.as_ref().and_then(|p| p.positions.get(i)).copied();
-            feeds.push(Feed::start(loader, teachers, position)?);
+            let cache = options.teacher_cache.as_deref();
+            feeds.push(Feed::start(loader, teachers, &inputs.datasets[i], cache, position)?);
         }
         let models: Vec<_> = (0..recipe.shards).map(|_| parameters.apply(model.clone(), &device)).collect();
         let pools = pools(recipe.shards)?;

@@ -10,6 +10,7 @@ use samclip_train::parameters::Parameters;
 use samclip_train::recipe::Recipe;
 use samclip_train::train::{Inputs, RunOptions, Trainer};
 use samclip_train::vocabulary::TextSource;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -192,10 +193,11 @@ fn trainer(
     let inputs = Inputs {
         datasets: vec![vec![Arc::new(Squares::new())]],
         text: TextSource::from_vectors(&["cat", "dog"], vectors, 8),
-        teachers: vec![Vec::new()],
+        teachers: vec![BTreeMap::new()],
         weights: None,
     };
     let options = RunOptions {
+        teacher_cache: None,
         data: "none".into(),
         out: out.to_owned(),
         smoke: false,

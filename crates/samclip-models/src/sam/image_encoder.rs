@@ -20,6 +20,18 @@ pub enum Stem {
     /// 3x3 convolutions of stride 2 with these widths, the last being `embed_dim`; a hybrid that
     /// trains on little data ("early convolutions", arXiv 2106.14881). Not in SAM.
     Conv(Vec<usize>),
+    /// The same, each stage followed by so many residual blocks of 3x3 convolutions. Not in SAM.
+    Residual(Vec<StageSize>),
+}
+
+/// One stage of [`Stem::Residual`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StageSize {
+    /// Channels; the last stage's are `embed_dim`.
+    pub width: usize,
+    /// Residual blocks after the stride-2 convolution.
+    pub blocks: usize,
 }
 
 /// Sizes of a [`VitDet`].
@@ -90,10 +102,11 @@ impl VitDetConfig {
         let (grid, dim) = (self.grid(), self.embed_dim);
         let patch_embed = match &self.stem {
             Stem::Patch => PatchEmbed { stem: vec![], proj: Conv2d::new(3, dim, PATCH_SIZE, PATCH_SIZE, true, init) },
-            Stem::Conv(widths) => PatchEmbed {
-                stem: stem_stages(widths, init),
-                proj: Conv2d::new(widths[widths.len() - 1], dim, 1, 1, true, init),
-            },
+            Stem::Conv(widths) => {
+                let stages: Vec<_> = widths.iter().map(|&width| StageSize { width, blocks: 0 }).collect();
+                PatchEmbed::hybrid(&stages, dim, init)
+            }
+            Stem::Residual(stages) => PatchEmbed::hybrid(stages, dim, init),
         };
         VitDet {
             patch_embed,
@@ -102,16 +115,6 @@ impl VitDetConfig {
             neck: Neck::new(dim, self.out_chans, init),
         }
     }
-}
-
-fn stem_stages(widths: &[usize], init: &mut Init) -> Vec<StemStage> {
-    let mut inp = 3;
-    let stage = |&out: &usize| {
-        let stage = StemStage { conv: Conv2d::new(inp, out, 3, 2, true, init), norm: LayerNorm::new(out, EPS, init) };
-        inp = out;
-        stage
-    };
-    widths.iter().map(stage).collect()
 }
 
 /// The encoder.
@@ -171,16 +174,66 @@ pub struct StemStage {
     pub conv: Conv2d,
     /// Over channels.
     pub norm: LayerNorm,
+    /// Of the hybrid with residual blocks.
+    pub blocks: Vec<StemBlock>,
+}
+
+impl StemStage {
+    fn new(inp: usize, size: StageSize, init: &mut Init) -> Self {
+        Self {
+            conv: Conv2d::new(inp, size.width, 3, 2, true, init),
+            norm: LayerNorm::new(size.width, EPS, init),
+            blocks: (0..size.blocks).map(|_| StemBlock::new(size.width, init)).collect(),
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let x = ops::gelu(self.norm.forward(self.conv.forward(x)));
+        self.blocks.iter().fold(x, |x, block| block.forward(x))
+    }
+}
+
+/// Norm, 3x3, GELU, 3x3, added to its input.
+#[derive(Module, Debug)]
+pub struct StemBlock {
+    /// Over channels.
+    pub norm: LayerNorm,
+    /// 3x3.
+    pub conv1: Conv2d,
+    /// 3x3.
+    pub conv2: Conv2d,
+}
+
+impl StemBlock {
+    fn new(width: usize, init: &mut Init) -> Self {
+        Self {
+            norm: LayerNorm::new(width, EPS, init),
+            conv1: Conv2d::new(width, width, 3, 1, true, init),
+            conv2: Conv2d::new(width, width, 3, 1, true, init),
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let y = self.conv1.forward(self.norm.forward(x.clone()));
+        x + self.conv2.forward(ops::gelu(y))
+    }
 }
 
 impl PatchEmbed {
+    fn hybrid(stages: &[StageSize], dim: usize, init: &mut Init) -> Self {
+        let mut inp = 3;
+        let mut stem = Vec::with_capacity(stages.len());
+        for &size in stages {
+            stem.push(StemStage::new(inp, size, init));
+            inp = size.width;
+        }
+        Self { stem, proj: Conv2d::new(inp, dim, 1, 1, true, init) }
+    }
+
     /// `pixels` [B, 3, H, W] -> [B, h, w, D].
     pub fn forward(&self, pixels: Tensor<4>) -> Tensor<4> {
-        let mut x = pixels.permute([0, 2, 3, 1]); // [B, H, W, 3]
-        for stage in &self.stem {
-            x = ops::gelu(stage.norm.forward(stage.conv.forward(x)));
-        }
-        self.proj.forward(x)
+        let x = pixels.permute([0, 2, 3, 1]); // [B, H, W, 3]
+        self.proj.forward(self.stem.iter().fold(x, |x, stage| stage.forward(x)))
     }
 }
 

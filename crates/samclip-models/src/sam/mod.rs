@@ -13,7 +13,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use crate::init::Init;
 use crate::tiny_vit::{TinyVit, TinyVitConfig};
 
-pub use image_encoder::{Attention, Block, Neck, PatchEmbed, Stem, VitDet, VitDetConfig, rel_pos_rows};
+pub use image_encoder::{Attention, Block, Neck, PatchEmbed, StageSize, Stem, VitDet, VitDetConfig, rel_pos_rows};
 pub(crate) use image_encoder::{window_partition, window_unpartition};
 pub use mask_decoder::{MaskDecoder, MaskDecoderConfig};
 pub use prompt_encoder::{PositionEmbeddingRandom, PromptEncoder, PromptInput};

@@ -4,16 +4,16 @@
 //! Shape as in AM-RADIO (arXiv:2312.06709): cosine plus smooth L1 per position; the
 //! teacher's channels are centred over the batch for the cosine.
 
-use super::{Loss, Step, TaskSetup, inject, values};
+use super::{Loss, Step, TaskSetup, Wanted, inject, values};
 use crate::error::TrainError;
 use crate::losses::{centred_cosine, smooth_l1};
 use crate::parameters::Parameters;
 use crate::recipe::{FeatureDistill, Recipe};
-use crate::teacher::Teacher;
+use crate::feed::Teachers;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use burn::tensor::Tensor;
 use samclip_models::ops;
-use std::path::PathBuf;
 
 fn aux_name(options: &FeatureDistill, part: &str) -> String {
     format!("{}.{part}", options.output)
@@ -26,14 +26,14 @@ pub(super) fn add_aux(
     setup: &TaskSetup,
     options: &FeatureDistill,
     width: usize,
-    teachers: &[(PathBuf, Teacher, Vec<String>)],
+    teachers: &Teachers,
 ) -> Result<(), TrainError> {
     if parameters.has_aux(&aux_name(options, "weight")) {
         return Ok(());
     }
-    let teacher = teachers.iter().find(|t| t.0 == options.teacher);
-    let (_, teacher, _) =
-        teacher.ok_or_else(|| TrainError::Invalid("feature_distill: no teacher".to_owned()))?;
+    let key = Wanted::new(&options.teacher, options.photo_side, &options.output);
+    let teacher = teachers.get(&key);
+    let teacher = teacher.ok_or_else(|| TrainError::Invalid("feature_distill: no teacher".to_owned()))?;
     let grey = vec![0.0; 3 * 32 * 32];
     let found = teacher.run(grey, [1, 3, 32, 32], &[options.output.as_str()])?;
     let channels = found.first().and_then(|o| o.shape.get(1)).copied().unwrap_or(0);
@@ -48,28 +48,26 @@ pub(super) fn add_aux(
 
 pub(super) fn loss(step: &mut Step, options: &FeatureDistill) -> Result<Loss, TrainError> {
     let names = ["weight", "bias"].map(|part| aux_name(options, part));
-    let key = (options.teacher.clone(), options.output.clone());
+    let key = Wanted::new(&options.teacher, options.photo_side, &options.output);
     let missing = || TrainError::Invalid(format!("feature_distill: no output `{}`", options.output));
     let output = step.teachers.get(&key).ok_or_else(missing)?;
     let &[b, channels, th, tw] = output.shape.as_slice() else { return Err(missing()) };
     let weight = step.parameters.aux_leaf::<2>(&names[0], step.device).ok_or_else(missing)?;
     let bias = step.parameters.aux_leaf::<1>(&names[1], step.device).ok_or_else(missing)?;
     let [_, h, w, d] = step.tokens.dims();
-    if (h, w) != (2 * th, 2 * tw) {
-        return Err(TrainError::Invalid(format!("feature_distill: {h} x {w} tokens, teacher {th} x {tw}")));
-    }
-    let pooled = step
-        .tokens
-        .clone()
-        .reshape([b * th, 2, tw, 2 * d])
-        .sum_dim(1) //                       [B·h/2, 1, w/2, 2·D]
-        .reshape([b * th * tw, 2, d])
-        .sum_dim(1) //                       [B·h/2·w/2, 1, D]
-        .reshape([b * th * tw, d])
-        * 0.25;
-    let predicted = ops::linear(pooled, weight.clone(), Some(bias.clone())); // [B·h/2·w/2, C]
+    let tokens = match (h, w) == (th, tw) {
+        true => step.tokens.clone().reshape([b * h * w, d]),
+        false if (h, w) == (2 * th, 2 * tw) => mean_of_four(step.tokens.clone()),
+        false => {
+            let message = format!("feature_distill: {h} x {w} tokens, teacher {th} x {tw}");
+            return Err(TrainError::Invalid(message));
+        }
+    };
+    let predicted = ops::linear(tokens, weight.clone(), Some(bias.clone())); // [B·h·w, C]
     let target = channels_last(&output.values, channels, th * tw);
-    let student = values(&predicted);
+    let seen = seen(step, th);
+    let student = pick(&values(&predicted), &seen, channels);
+    let target = pick(&target, &seen, channels);
     let (cosine, mut grad) = centred_cosine(&student, &target, channels);
     grad.iter_mut().for_each(|g| *g *= options.weight);
     let mut loss = Loss::default();
@@ -80,11 +78,41 @@ pub(super) fn loss(step: &mut Step, options: &FeatureDistill) -> Result<Loss, Tr
         grad.iter_mut().zip(part).for_each(|(g, p)| *g += weight * p);
         loss.term("smooth_l1", value, weight);
     }
-    loss.add(inject(predicted, grad));
+    let mut whole = vec![0.0; seen.len() * channels];
+    let rows = whole.chunks_mut(channels).zip(&seen).filter(|(_, seen)| **seen).map(|(row, _)| row);
+    rows.zip(grad.chunks(channels)).for_each(|(row, grad)| row.copy_from_slice(grad));
+    loss.add(inject(predicted, whole));
     let [weight_name, bias_name] = names;
     step.leaves.matrices.push((weight_name, weight));
     step.leaves.vectors.push((bias_name, bias));
     Ok(loss)
+}
+
+/// Means over 2 x 2 tokens: [B, 2h, 2w, D] -> [B·h·w, D].
+fn mean_of_four(tokens: Tensor<4>) -> Tensor<2> {
+    let [b, h, w, d] = tokens.dims();
+    let (h, w) = (h / 2, w / 2);
+    let tokens = tokens.reshape([b * h, 2, w, 2 * d]).sum_dim(1); // [B·h, 1, w, 2·D]
+    let tokens = tokens.reshape([b * h * w, 2, d]).sum_dim(1); //    [B·h·w, 1, D]
+    tokens.reshape([b * h * w, d]) * 0.25
+}
+
+/// Which positions of a grid have their centre on the photo and not on padding, for the batch.
+fn seen(step: &Step, grid: usize) -> Vec<bool> {
+    let cell = step.batch.side as f32 / grid as f32;
+    let center = |i: usize| (i as f32 + 0.5) * cell;
+    let items = step.batch.items.iter();
+    items
+        .flat_map(|item| {
+            let (width, height) = (item.content.0 as f32, item.content.1 as f32);
+            (0..grid * grid).map(move |i| center(i % grid) < width && center(i / grid) < height)
+        })
+        .collect()
+}
+
+/// The rows that are marked.
+fn pick(rows: &[f32], marked: &[bool], width: usize) -> Vec<f32> {
+    rows.chunks(width).zip(marked).filter(|(_, marked)| **marked).flat_map(|(row, _)| row).copied().collect()
 }
 
 /// `[B, C, positions]` to `[B, positions, C]`.

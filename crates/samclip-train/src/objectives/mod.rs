@@ -8,25 +8,43 @@ mod dense_text;
 mod feature_distill;
 mod mask_supervision;
 mod pooled_text;
-mod seg_distill;
+pub(crate) mod seg_distill;
 
 use crate::error::TrainError;
 use crate::parameters::Parameters;
 use crate::recipe::{Objective, Task};
-use crate::teacher::{Output, Teacher};
+use crate::feed::Teachers;
+use crate::teacher::Output;
 use crate::vocabulary::{Classes, TextSource, Vocabulary};
 use burn::tensor::{Device, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 use samclip_data::loader::Batch;
 use samclip_models::sam_clip::SamClip;
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 pub(crate) use dense_text::class_logits;
 
-/// Outputs of the frozen teachers on one batch, by (file, output).
-pub type TeacherOutputs = BTreeMap<(PathBuf, String), Output>;
+/// Outputs of the frozen teachers on one batch.
+pub type TeacherOutputs = BTreeMap<Wanted, Output>;
+
+/// An output of a teacher that an objective asks for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Wanted {
+    /// The ONNX file, relative to the data folder.
+    pub teacher: PathBuf,
+    /// Longest side of the whole photo that the teacher sees; none where it sees the crop.
+    pub photo_side: Option<usize>,
+    /// Name of the value.
+    pub output: String,
+}
+
+impl Wanted {
+    fn new(teacher: &Path, photo_side: Option<usize>, output: &str) -> Self {
+        Self { teacher: teacher.to_owned(), photo_side, output: output.to_owned() }
+    }
+}
 
 /// The part of the teachers' outputs that belongs to the images of `range`.
 pub fn shard_outputs(
@@ -106,24 +124,17 @@ pub struct TaskSetup {
 }
 
 impl TaskSetup {
-    /// Teacher files and the outputs that the objectives want.
-    pub fn teacher_outputs(task: &Task) -> BTreeMap<PathBuf, Vec<String>> {
-        let mut wanted: BTreeMap<PathBuf, Vec<String>> = BTreeMap::new();
-        let mut want = |path: &Path, output: &str| {
-            let outputs = wanted.entry(path.to_owned()).or_default();
-            if !outputs.iter().any(|o| o == output) {
-                outputs.push(output.to_owned());
+    /// What the objectives want of the teachers, each once.
+    pub fn wanted(task: &Task) -> BTreeSet<Wanted> {
+        let one = |objective: &Objective| match objective {
+            Objective::FeatureDistill(o) => Some(Wanted::new(&o.teacher, o.photo_side, &o.output)),
+            Objective::PooledText(o) if o.conse_weight > 0.0 => {
+                Some(Wanted::new(&o.teacher, o.photo_side, pooled_text::OUTPUT))
             }
+            Objective::SegDistill(o) => Some(Wanted::new(&o.teacher, None, seg_distill::OUTPUT)),
+            _ => None,
         };
-        for objective in &task.objectives {
-            match objective {
-                Objective::FeatureDistill(o) => want(&o.teacher, &o.output),
-                Objective::PooledText(o) if o.conse_weight > 0.0 => want(&o.teacher, "logits"),
-                Objective::SegDistill(o) => want(&o.teacher, seg_distill::OUTPUT),
-                _ => {}
-            }
-        }
-        wanted
+        task.objectives.iter().filter_map(one).collect()
     }
 
     /// Text classes of the task's sources.
@@ -144,28 +155,6 @@ impl TaskSetup {
             }
         }
         Ok(setup)
-    }
-
-    /// Runs the teachers on a batch.
-    pub fn run_teachers(
-        teachers: &[(PathBuf, Teacher, Vec<String>)],
-        batch: &Batch,
-    ) -> Result<TeacherOutputs, TrainError> {
-        let mut all = TeacherOutputs::new();
-        for (path, teacher, outputs) in teachers {
-            let names: Vec<&str> = outputs.iter().map(String::as_str).collect();
-            let found = match names.contains(&seg_distill::OUTPUT)
-                && outputs.len() == 1
-                && seg_distill::is_segmenter(path)
-            {
-                true => seg_distill::run(teacher, batch)?,
-                false => teacher.on_batch(batch, &names)?,
-            };
-            for (name, output) in outputs.iter().zip(found) {
-                all.insert((path.clone(), name.clone()), output);
-            }
-        }
-        Ok(all)
     }
 }
 
@@ -253,7 +242,7 @@ pub fn add_aux(
     recipe: &crate::recipe::Recipe,
     setup: &TaskSetup,
     width: usize,
-    teachers: &[(PathBuf, Teacher, Vec<String>)],
+    teachers: &Teachers,
 ) -> Result<(), TrainError> {
     for objective in &setup.task.objectives {
         if let Objective::FeatureDistill(options) = objective {

@@ -4,10 +4,12 @@
 //! The mixture is ConSE (arXiv:1312.5650): the normalised sum of the class vectors,
 //! weighted by the classifier's probabilities; the distance is SAM-CLIP's eq. 1.
 
-use super::{Loss, Step, inject, values};
+use super::{Loss, Step, Wanted, inject, values};
 use crate::error::TrainError;
 use crate::losses::{cosine, sigmoid_cross_entropy, soft_cross_entropy};
 use crate::recipe::{MultiLabel, PooledText};
+
+pub(super) const OUTPUT: &str = "logits";
 
 pub(super) fn loss(step: &Step, options: &PooledText) -> Result<Loss, TrainError> {
     let mut loss = Loss::default();
@@ -85,7 +87,7 @@ fn one_photo(row: &[f32], present: &[usize], background: f32, kind: MultiLabel, 
 }
 
 fn conse(step: &Step, options: &PooledText, loss: &mut Loss) -> Result<(), TrainError> {
-    let key = (options.teacher.clone(), "logits".to_owned());
+    let key = Wanted::new(&options.teacher, options.photo_side, OUTPUT);
     let (Some(output), Some((vectors, known))) = (step.teachers.get(&key), &step.setup.imagenet) else {
         return Err(TrainError::Invalid("pooled_text: the teacher gave no `logits`".to_owned()));
     };

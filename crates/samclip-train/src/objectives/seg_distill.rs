@@ -5,7 +5,7 @@
 //! (data/README.md, "teachers").
 
 use super::dense_text::{Labelled, loss_on};
-use super::{Loss, Step};
+use super::{Loss, Step, Wanted};
 use crate::error::TrainError;
 use crate::recipe::SegDistill;
 use crate::teacher::{INPUT, Output, Teacher};
@@ -13,17 +13,17 @@ use crate::vocabulary::Classes;
 use samclip_data::loader::Batch;
 use std::path::Path;
 
-pub(super) const OUTPUT: &str = "logits";
+pub(crate) const OUTPUT: &str = "logits";
 const IGNORE: u8 = 255;
 const CLASSES: usize = 21;
 
 /// Whether a teacher file is the segmenter (both kinds call their output `logits`).
-pub(super) fn is_segmenter(path: &Path) -> bool {
+pub(crate) fn is_segmenter(path: &Path) -> bool {
     path.to_string_lossy().contains("deeplab")
 }
 
 /// Runs the teacher on a batch with the extra row and column.
-pub(super) fn run(teacher: &Teacher, batch: &Batch) -> Result<Vec<Output>, TrainError> {
+pub(crate) fn run(teacher: &Teacher, batch: &Batch) -> Result<Vec<Output>, TrainError> {
     let (n, side) = (batch.items.len(), batch.side);
     let pixels = batch.pixels(&INPUT);
     let larger = side + 1;
@@ -37,7 +37,7 @@ pub(super) fn run(teacher: &Teacher, batch: &Batch) -> Result<Vec<Output>, Train
 }
 
 pub(super) fn loss(step: &Step, options: &SegDistill) -> Result<Loss, TrainError> {
-    let key = (options.teacher.clone(), OUTPUT.to_owned());
+    let key = Wanted::new(&options.teacher, None, OUTPUT);
     let (Some(output), Some(voc)) = (step.teachers.get(&key), &step.setup.voc) else {
         return Err(TrainError::Invalid("seg_distill: the teacher gave no `logits`".to_owned()));
     };

@@ -83,6 +83,9 @@ pub struct PooledText {
     pub conse_weight: f32,
     /// The ONNX classifier, relative to the data folder; used where `conse_weight > 0`.
     pub teacher: PathBuf,
+    /// See [`FeatureDistill::photo_side`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub photo_side: Option<usize>,
 }
 
 /// Loss over the names of a data set.
@@ -103,8 +106,14 @@ pub struct FeatureDistill {
     pub weight: f32,
     /// The ONNX model, relative to the data folder.
     pub teacher: PathBuf,
-    /// Its output, `[N, C, H/32, W/32]`.
+    /// Its output or any value inside it, `[N, C, h, w]`.
     pub output: String,
+    /// The teacher sees each whole photo once, its longest side resized to this, and the
+    /// answer is kept in memory as f16; a crop reads its part of the map. Absent: the
+    /// teacher sees the student's crop every time, and its map must have the student's
+    /// tokens, or a quarter of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub photo_side: Option<usize>,
     /// Share of the smooth L1 distance beside the centred cosine.
     pub smooth_l1: f32,
 }

@@ -21,6 +21,9 @@ pub struct Args {
     /// The data folder
     #[arg(long, value_name = "DIR", env = "SAMCLIP_DATA", default_value = "../shared/data")]
     data: PathBuf,
+    /// Keeps what teachers say about whole photos, for other runs (`photo_side` in a recipe)
+    #[arg(long, value_name = "DIR")]
+    teacher_cache: Option<PathBuf>,
     /// A run of seconds that goes through everything
     #[arg(long)]
     smoke: bool,
@@ -44,6 +47,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let options = RunOptions {
         data: args.data,
         out: args.out,
+        teacher_cache: args.teacher_cache,
         smoke: args.smoke,
         resume: !args.no_resume,
         allow_changed_recipe: args.allow_changed_recipe,
