@@ -91,6 +91,43 @@ pub fn gelu(x: &[f32], y: &mut [f32]) {
     map(Gelu, x, &[], y);
 }
 
+/// One map in place, on this thread.
+///
+/// # Safety
+/// `x` covers `n` floats.
+#[inline(always)]
+unsafe fn in_place<S: Simd, O: Op>(s: S, op: O, x: *mut f32, n: usize) {
+    let mut j = 0;
+    while j < n {
+        // SAFETY: contract above.
+        unsafe {
+            let v = load_upto(s, x.add(j), n - j);
+            store_upto(s, x.add(j), op.apply(s, v, v), n - j);
+        }
+        j += S::N;
+    }
+}
+
+/// [`gelu`] in place, on this thread.
+///
+/// # Safety
+/// `x` covers `n` floats.
+#[inline(always)]
+pub(crate) unsafe fn gelu_in_place<S: Simd>(s: S, x: *mut f32, n: usize) {
+    // SAFETY: contract above.
+    unsafe { in_place(s, Gelu, x, n) }
+}
+
+/// [`quick_gelu`] in place, on this thread.
+///
+/// # Safety
+/// `x` covers `n` floats.
+#[inline(always)]
+pub(crate) unsafe fn quick_gelu_in_place<S: Simd>(s: S, x: *mut f32, n: usize) {
+    // SAFETY: contract above.
+    unsafe { in_place(s, QuickGelu, x, n) }
+}
+
 /// `dx = dy (Phi(x) + x phi(x))`
 pub fn gelu_backward(x: &[f32], dy: &[f32], dx: &mut [f32]) {
     map(GeluBackward, x, dy, dx);

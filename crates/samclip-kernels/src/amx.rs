@@ -56,6 +56,7 @@ impl Engine for Amx {
     const MR: usize = 32;
     const NR: usize = 32;
     const KC: usize = 1024;
+    const DEPTH: usize = 384;
 
     fn words(k: usize) -> usize {
         k.next_multiple_of(32) / 2
@@ -231,15 +232,21 @@ unsafe fn mul(m: usize, n: usize, k: usize, a: *const u16, b: *const u16, c: *mu
             // exist for every block; C is only touched inside m x n.
             unsafe {
                 let (ap, bp, cp) = (a.add(i * kt * 32), b.add(j * kt * 32), c.add(i * ldc + j));
-                if matches!(start, Start::Zero) && i + 32 <= m && j + 32 <= n {
-                    block(ap, bp, kt, cp, ldc * 4);
+                let (from, stride) = match start {
+                    Start::Zero => (std::ptr::null(), 0),
+                    Start::Add => (cp.cast_const(), ldc),
+                    Start::Bias(bias) => (bias.add(j), 0),
+                };
+                if i + 32 <= m && j + 32 <= n {
+                    match from.is_null() {
+                        true => block(ap, bp, kt, cp, ldc * 4),
+                        false => block_from(ap, bp, kt, cp, ldc * 4, from, stride * 4),
+                    }
                 } else {
-                    block(ap, bp, kt, scratch.0.as_mut_ptr(), 128);
-                    let (from, stride) = match start {
-                        Start::Zero => (std::ptr::null(), 0),
-                        Start::Add => (cp.cast_const(), ldc),
-                        Start::Bias(bias) => (bias.add(j), 0),
-                    };
+                    match m - i <= 16 {
+                        true => half_block(ap, bp, kt, scratch.0.as_mut_ptr()),
+                        false => block(ap, bp, kt, scratch.0.as_mut_ptr(), 128),
+                    }
                     write_back(&scratch.0, cp, ldc, [32.min(m - i), 32.min(n - j)], from, stride);
                 }
             }
@@ -277,29 +284,38 @@ unsafe fn write_back(
     }
 }
 
+/// The instructions of a 32 x 32 block after its four C tiles have their start.
+macro_rules! full_block {
+    () => {
+        concat!(
+            "2:\n",
+            "tileloadd tmm4, [{a} + {s}*1]\n",
+            "tileloadd tmm6, [{b} + {s}*1]\n",
+            "tileloadd tmm5, [{a2} + {s}*1]\n",
+            "tileloadd tmm7, [{b2} + {s}*1]\n",
+            "tdpbf16ps tmm0, tmm4, tmm6\n",
+            "tdpbf16ps tmm2, tmm5, tmm6\n",
+            "tdpbf16ps tmm1, tmm4, tmm7\n",
+            "tdpbf16ps tmm3, tmm5, tmm7\n",
+            "add {a}, 1024\nadd {a2}, 1024\nadd {b}, 1024\nadd {b2}, 1024\n",
+            "dec {kt}\n",
+            "jnz 2b\n",
+            "tilestored [{c} + {l}*1], tmm0\n",
+            "tilestored [{c} + {l}*1 + 64], tmm1\n",
+            "tilestored [{c2} + {l}*1], tmm2\n",
+            "tilestored [{c2} + {l}*1 + 64], tmm3\n",
+        )
+    };
+}
+
 /// 32 x 32 of C over `kt` tiles of depth, stored with a row stride in bytes.
 #[inline(always)]
 unsafe fn block(a: *const u16, b: *const u16, kt: usize, c: *mut f32, stride: usize) {
     // SAFETY: two panels of kt tiles follow `a` and `b`; C covers 32 x 32.
     unsafe {
         asm!(
-            "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
-            "2:",
-            "tileloadd tmm4, [{a} + {s}*1]",
-            "tileloadd tmm6, [{b} + {s}*1]",
-            "tileloadd tmm5, [{a2} + {s}*1]",
-            "tileloadd tmm7, [{b2} + {s}*1]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "add {a}, 1024", "add {a2}, 1024", "add {b}, 1024", "add {b2}, 1024",
-            "dec {kt}",
-            "jnz 2b",
-            "tilestored [{c} + {l}*1], tmm0",
-            "tilestored [{c} + {l}*1 + 64], tmm1",
-            "tilestored [{c2} + {l}*1], tmm2",
-            "tilestored [{c2} + {l}*1 + 64], tmm3",
+            "tilezero tmm0\ntilezero tmm1\ntilezero tmm2\ntilezero tmm3",
+            full_block!(),
             a = inout(reg) a => _,
             a2 = inout(reg) a.add(kt * 512) => _,
             b = inout(reg) b => _,
@@ -311,6 +327,69 @@ unsafe fn block(a: *const u16, b: *const u16, kt: usize, c: *mut f32, stride: us
             l = in(reg) stride,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
+}
+
+/// [`block`] added to `from`, whose rows are `from_stride` bytes apart (0 repeats one row).
+#[inline(always)]
+unsafe fn block_from(
+    a: *const u16, b: *const u16, kt: usize, c: *mut f32, stride: usize, from: *const f32, from_stride: usize,
+) {
+    // SAFETY: as `block`; `from` covers 32 columns of 32 rows, or of one.
+    unsafe {
+        asm!(
+            "tileloadd tmm0, [{f} + {fl}*1]",
+            "tileloadd tmm1, [{f} + {fl}*1 + 64]",
+            "tileloadd tmm2, [{f2} + {fl}*1]",
+            "tileloadd tmm3, [{f2} + {fl}*1 + 64]",
+            full_block!(),
+            a = inout(reg) a => _,
+            a2 = inout(reg) a.add(kt * 512) => _,
+            b = inout(reg) b => _,
+            b2 = inout(reg) b.add(kt * 512) => _,
+            kt = inout(reg) kt => _,
+            s = in(reg) 64usize,
+            c = in(reg) c,
+            c2 = in(reg) c.cast::<u8>().wrapping_add(16 * stride),
+            l = in(reg) stride,
+            f = in(reg) from,
+            f2 = in(reg) from.cast::<u8>().wrapping_add(16 * from_stride),
+            fl = in(reg) from_stride,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
+}
+
+/// The upper 16 x 32 of a block, stored with a row stride of 128 bytes.
+#[inline(always)]
+unsafe fn half_block(a: *const u16, b: *const u16, kt: usize, c: *mut f32) {
+    // SAFETY: one panel of kt tiles follows `a`, two follow `b`; C covers 16 x 32.
+    unsafe {
+        asm!(
+            "tilezero tmm0", "tilezero tmm1",
+            "2:",
+            "tileloadd tmm4, [{a} + {s}*1]",
+            "tileloadd tmm6, [{b} + {s}*1]",
+            "tileloadd tmm7, [{b2} + {s}*1]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "add {a}, 1024", "add {b}, 1024", "add {b2}, 1024",
+            "dec {kt}",
+            "jnz 2b",
+            "tilestored [{c} + {l}*1], tmm0",
+            "tilestored [{c} + {l}*1 + 64], tmm1",
+            a = inout(reg) a => _,
+            b = inout(reg) b => _,
+            b2 = inout(reg) b.add(kt * 512) => _,
+            kt = inout(reg) kt => _,
+            s = in(reg) 64usize,
+            c = in(reg) c,
+            l = in(reg) 128usize,
+            out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
             options(nostack),
         );
     }

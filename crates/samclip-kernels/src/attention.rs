@@ -143,17 +143,17 @@ pub fn attention_forward(
 }
 
 /// The queries `range` of one head.
-struct Forward<'a> {
-    precision: Precision,
-    shape: &'a AttentionShape,
-    q: (&'a [f32], RowStrides),
-    k: (&'a [f32], RowStrides),
-    v: (&'a [f32], RowStrides),
-    rel: Option<RelPos<'a>>,
-    out: (SharedPtr, RowStrides),
-    lse: SharedPtr,
-    head: usize,
-    range: (usize, usize),
+pub(crate) struct Forward<'a> {
+    pub(crate) precision: Precision,
+    pub(crate) shape: &'a AttentionShape,
+    pub(crate) q: (&'a [f32], RowStrides),
+    pub(crate) k: (&'a [f32], RowStrides),
+    pub(crate) v: (&'a [f32], RowStrides),
+    pub(crate) rel: Option<RelPos<'a>>,
+    pub(crate) out: (SharedPtr, RowStrides),
+    pub(crate) lse: SharedPtr,
+    pub(crate) head: usize,
+    pub(crate) range: (usize, usize),
 }
 
 impl Kernel for Forward<'_> {
@@ -181,7 +181,7 @@ impl Forward<'_> {
     /// `e`'s instructions are present; the slices cover their shapes; no other
     /// running task writes these queries' rows of `out` and `lse`.
     #[inline(always)]
-    unsafe fn run_on<S: Simd, E: Engine>(self, s: S, e: E) {
+    pub(crate) unsafe fn run_on<S: Simd, E: Engine>(self, s: S, e: E) {
         let sh = *self.shape;
         let (d, keys) = (sh.head_dim, sh.keys);
         let (b, h) = (self.head / sh.heads, self.head % sh.heads);

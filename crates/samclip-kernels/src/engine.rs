@@ -61,6 +61,8 @@ pub(crate) trait Engine: Copy + Send + Sync {
     const NR: usize;
     /// Depth of one block of a large product.
     const KC: usize;
+    /// Depth of one block of a product with a packed weight.
+    const DEPTH: usize;
     /// Words of a packed row (or column) of depth `k`.
     fn words(k: usize) -> usize;
     fn a_words(m: usize, k: usize) -> usize {
@@ -86,6 +88,7 @@ impl<S: Simd> Engine for F32<S> {
     const MR: usize = S::MR;
     const NR: usize = 2 * S::N;
     const KC: usize = 320;
+    const DEPTH: usize = 320;
 
     fn words(k: usize) -> usize {
         k

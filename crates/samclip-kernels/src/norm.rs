@@ -115,20 +115,43 @@ impl Kernel for Forward<'_> {
             // SAFETY: row r of x and y; parameters have n floats.
             unsafe {
                 let (x, y) = (self.x.as_ptr().add(r * n), self.y.as_mut_ptr().add(r * n));
-                let (mean, rstd) = moments(s, x, n, self.eps);
-                let (mean, rstd) = (s.splat(mean), s.splat(rstd));
-                let mut j = 0;
-                while j < n {
-                    let left = n - j;
-                    let h = s.mul(s.sub(load_upto(s, x.add(j), left), mean), rstd);
-                    let w = load_upto(s, self.weight.as_ptr().add(j), left);
-                    let b = load_upto(s, self.bias.as_ptr().add(j), left);
-                    store_upto(s, y.add(j), s.fma(h, w, b), left);
-                    j += S::N;
-                }
+                row(s, x, (self.weight, self.bias, self.eps), y);
             }
         }
     }
+}
+
+/// One row of [`layer_norm`].
+///
+/// # Safety
+/// `x` and `y` cover the floats of the parameters.
+#[inline(always)]
+unsafe fn row<S: Simd>(s: S, x: *const f32, (weight, bias, eps): (&[f32], &[f32], f32), y: *mut f32) {
+    let n = weight.len();
+    // SAFETY: contract above.
+    unsafe {
+        let (mean, rstd) = moments(s, x, n, eps);
+        let (mean, rstd) = (s.splat(mean), s.splat(rstd));
+        let mut j = 0;
+        while j < n {
+            let left = n - j;
+            let h = s.mul(s.sub(load_upto(s, x.add(j), left), mean), rstd);
+            let w = load_upto(s, weight.as_ptr().add(j), left);
+            let b = load_upto(s, bias.as_ptr().add(j), left);
+            store_upto(s, y.add(j), s.fma(h, w, b), left);
+            j += S::N;
+        }
+    }
+}
+
+/// [`row`] with the parameters of a block.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(crate) unsafe fn norm_row<S: Simd>(s: S, x: *const f32, norm: &crate::block::Norm, y: *mut f32) {
+    // SAFETY: contract above.
+    unsafe { row(s, x, (&norm.weight, &norm.bias, norm.eps), y) }
 }
 
 struct Backward<'a> {

@@ -81,14 +81,54 @@ pub fn self_attention(
         saved.rel_h = vec![0.0; heads * n * t.grid.0];
         saved.rel_w = vec![0.0; heads * n * t.grid.1];
         let (h, w) = (SharedPtr::of(&mut saved.rel_h), SharedPtr::of(&mut saved.rel_w));
-        // Tasks write the rows of their own head.
-        (0..heads).into_par_iter().for_each(|head| dispatch(Terms { shape, st, qkv, tables: *t, h, w, head }));
+        terms(shape, qkv, *t, h, w);
     }
     let rel = tables.map(|t| RelPos { h: &saved.rel_h, w: &saved.rel_w, grid: t.grid });
     let to = RowStrides::token_major(n, width, shape.head_dim);
     let (q, k, v) = ((qkv, st), (&qkv[width..], st), (&qkv[2 * width..], st));
     attention_forward(precision, shape, q, k, v, rel, (out, to), &mut saved.lse);
     saved
+}
+
+/// Relative terms of every head.
+fn terms(shape: &AttentionShape, qkv: &[f32], tables: RelTables, h: SharedPtr, w: SharedPtr) {
+    let (st, _) = parts(shape);
+    // Tasks write the rows of their own head.
+    let heads = 0..shape.batch * shape.heads;
+    heads.into_par_iter().for_each(|head| dispatch(Terms { shape, st, qkv, tables, h, w, head }));
+}
+
+/// [`self_attention`] for inference: nothing is kept, and the buffers are reused.
+///
+/// # Safety
+/// `out` has room for `[B, N, D]`.
+pub(crate) unsafe fn self_attention_into(
+    precision: Precision,
+    shape: &AttentionShape,
+    qkv: &[f32],
+    tables: Option<RelTables>,
+    out: SharedPtr,
+) {
+    check(shape, qkv, &tables);
+    let (heads, n) = (shape.batch * shape.heads, shape.queries);
+    let (gh, gw) = tables.map_or((0, 0), |t| t.grid);
+    let (rel_h, rel_w) = (Scratch::take(heads * n * gh), Scratch::take(heads * n * gw));
+    let mut lse = Scratch::take(heads * n);
+    if let Some(t) = tables {
+        terms(shape, qkv, t, SharedPtr::new(rel_h.ptr()), SharedPtr::new(rel_w.ptr()));
+    }
+    let (st, width) = parts(shape);
+    // SAFETY: `terms` wrote them where there are tables; nothing reads them elsewhere.
+    let (h, w) = unsafe {
+        let part = |p: &Scratch, len| std::slice::from_raw_parts(p.ptr(), len);
+        (part(&rel_h, heads * n * gh), part(&rel_w, heads * n * gw))
+    };
+    let rel = tables.map(|t| RelPos { h, w, grid: t.grid });
+    let to = RowStrides::token_major(n, width, shape.head_dim);
+    let (q, k, v) = ((qkv, st), (&qkv[width..], st), (&qkv[2 * width..], st));
+    // SAFETY: the caller's room.
+    let out = unsafe { std::slice::from_raw_parts_mut(out.get(), heads * n * shape.head_dim) };
+    attention_forward(precision, shape, q, k, v, rel, (out, to), lse.slice(heads * n));
 }
 
 /// Gradients of [`self_attention`]: `dqkv` like `qkv` and those of the tables
@@ -168,21 +208,27 @@ fn lines((h, w): (usize, usize)) -> [(usize, fn(usize, (usize, usize)) -> Line);
 }
 
 /// `rel[i, :] = q_i table^T` for every line of one head.
-struct Terms<'a> {
-    shape: &'a AttentionShape,
-    st: RowStrides,
-    qkv: &'a [f32],
-    tables: RelTables<'a>,
-    h: SharedPtr,
-    w: SharedPtr,
-    head: usize,
+pub(crate) struct Terms<'a> {
+    pub(crate) shape: &'a AttentionShape,
+    pub(crate) st: RowStrides,
+    pub(crate) qkv: &'a [f32],
+    pub(crate) tables: RelTables<'a>,
+    pub(crate) h: SharedPtr,
+    pub(crate) w: SharedPtr,
+    pub(crate) head: usize,
 }
 
 impl Kernel for Terms<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S, _amx: bool) {
-        let e = F32(s);
+        self.on(F32(s));
+    }
+}
+
+impl Terms<'_> {
+    #[inline(always)]
+    pub(crate) fn on<S: Simd>(self, e: F32<S>) {
         let (d, n) = (self.shape.head_dim, self.shape.queries);
         let q = self.qkv[self.st.offset(self.head / self.shape.heads, self.head % self.shape.heads)..].as_ptr();
         let side = self.tables.grid.0.max(self.tables.grid.1);
