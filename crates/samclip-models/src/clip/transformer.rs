@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 
 use crate::init::Init;
 use crate::layers::{Activation, LayerNorm, Linear};
-use crate::ops;
+use crate::ops::{self, BlockCache, BlockShape, BlockWeights};
 
 /// Epsilon of every layer norm in CLIP.
 pub(super) const EPS: f64 = 1e-5;
@@ -95,6 +95,8 @@ pub struct ResidualAttentionBlock {
     pub ln_2: LayerNorm,
     /// Feed-forward part.
     pub mlp: Mlp,
+    #[module(skip)]
+    cache: BlockCache,
 }
 
 impl ResidualAttentionBlock {
@@ -111,13 +113,32 @@ impl ResidualAttentionBlock {
             attn: MultiheadAttention::new(width, heads, layers, init),
             ln_2: LayerNorm::new(width, EPS, init),
             mlp,
+            cache: BlockCache::default(),
         }
     }
 
     /// `x` [B, N, D] -> [B, N, D].
     pub fn forward(&self, x: Tensor<3>, causal: bool) -> Tensor<3> {
+        if let Some(y) = self.fused(&x, causal) {
+            return y;
+        }
         let x = x.clone() + self.attn.forward(self.ln_1.forward(x), causal);
         self.feed_forward(x)
+    }
+
+    /// [`Self::forward`] as one kernel, where there is one.
+    fn fused(&self, x: &Tensor<3>, causal: bool) -> Option<Tensor<3>> {
+        let activation = self.mlp.act.of_block()?;
+        let shape = BlockShape { heads: self.attn.heads, window: 0, causal, activation, eps: self.ln_1.eps() };
+        let weights = || BlockWeights {
+            norm1: self.ln_1.parts(),
+            qkv: (self.attn.in_proj_weight.val(), self.attn.in_proj_bias.val()),
+            proj: self.attn.out_proj.parts(),
+            norm2: self.ln_2.parts(),
+            fc1: self.mlp.c_fc.parts(),
+            fc2: self.mlp.c_proj.parts(),
+        };
+        ops::block(x, weights, || None, shape, &self.cache)
     }
 
     /// The second half: `x + mlp(ln_2 x)`. `x` [B, N, D] -> [B, N, D].

@@ -28,6 +28,14 @@ impl Linear {
         Self { weight: init.trunc_normal([out, inp], std), bias: Some(init.constant([out], 0.0)) }
     }
 
+    /// Weight and bias; a bias of zeros where there is none.
+    pub fn parts(&self) -> (Tensor<2>, Tensor<1>) {
+        let weight = self.weight.val();
+        let bias = self.bias.as_ref().map(Param::val);
+        let bias = bias.unwrap_or_else(|| Tensor::zeros([weight.dims()[0]], &weight.device()));
+        (weight, bias)
+    }
+
     /// `x` [..., in] -> [..., out].
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         ops::linear(x, self.weight.val(), self.bias.as_ref().map(Param::val))
@@ -67,6 +75,11 @@ impl MlpBlock {
             lin2: Linear::trunc_normal(hidden, width, 0.02, init),
             act,
         }
+    }
+
+    /// Between the two maps.
+    pub fn activation(&self) -> Activation {
+        self.act
     }
 
     /// `x` [..., width] -> [..., width].

@@ -23,6 +23,15 @@ pub enum Activation {
 }
 
 impl Activation {
+    /// What the fused block calls it; none where it has no such block.
+    pub fn of_block(self) -> Option<crate::ops::BlockActivation> {
+        match self {
+            Self::Gelu => Some(crate::ops::BlockActivation::Gelu),
+            Self::QuickGelu => Some(crate::ops::BlockActivation::QuickGelu),
+            Self::Relu => None,
+        }
+    }
+
     /// Applies it element by element.
     pub fn forward<const D: usize>(self, x: burn::tensor::Tensor<D>) -> burn::tensor::Tensor<D> {
         match self {

@@ -24,6 +24,16 @@ impl LayerNorm {
         Self { weight: init.constant([width], 1.0), bias: init.constant([width], 0.0), eps }
     }
 
+    /// Weight and bias.
+    pub fn parts(&self) -> (Tensor<1>, Tensor<1>) {
+        (self.weight.val(), self.bias.val())
+    }
+
+    /// Added to the variance.
+    pub fn eps(&self) -> f64 {
+        self.eps
+    }
+
     /// `x` [..., C] -> [..., C].
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         ops::layer_norm(x, self.weight.val(), self.bias.val(), self.eps)

@@ -12,6 +12,7 @@ use burn::backend::flex::{Flex, FlexTensor};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, ExtensionType, backend_extension};
 
+use super::block::{self, BlockCache, BlockShape};
 use super::flex::{self, Attention, Conv, Linear, Norm, Pointwise, SelfAttention, dense};
 use samclip_kernels::Saved;
 
@@ -29,12 +30,30 @@ impl<B: Backend> Maybe<B> {
         tensor.map_or(Self::Nothing, Self::Just)
     }
 
-    fn option(self) -> Option<FloatTensor<B>> {
+    pub(super) fn option(self) -> Option<FloatTensor<B>> {
         match self {
             Self::Just(tensor) => Some(tensor),
             Self::Nothing => None,
         }
     }
+}
+
+/// Weights and biases of a pre-norm block, PyTorch's layouts.
+#[derive(ExtensionType)]
+#[expect(missing_docs, reason = "the fields are the layers' names")]
+pub struct BlockTensors<B: Backend> {
+    pub norm1_weight: FloatTensor<B>,
+    pub norm1_bias: FloatTensor<B>,
+    pub qkv_weight: FloatTensor<B>,
+    pub qkv_bias: FloatTensor<B>,
+    pub proj_weight: FloatTensor<B>,
+    pub proj_bias: FloatTensor<B>,
+    pub norm2_weight: FloatTensor<B>,
+    pub norm2_bias: FloatTensor<B>,
+    pub fc1_weight: FloatTensor<B>,
+    pub fc1_bias: FloatTensor<B>,
+    pub fc2_weight: FloatTensor<B>,
+    pub fc2_bias: FloatTensor<B>,
 }
 
 /// See the functions of [`super`] for shapes and meaning.
@@ -86,6 +105,16 @@ pub trait KernelOps: Backend {
         scale: f64,
         causal: bool,
     ) -> FloatTensor<Self>;
+
+    /// [`super::block`]; both relative tables or none.
+    fn sc_block(
+        x: FloatTensor<Self>,
+        #[extension_type] weights: BlockTensors<Self>,
+        #[extension_type] rows: Maybe<Self>,
+        #[extension_type] cols: Maybe<Self>,
+        shape: BlockShape,
+        cache: BlockCache,
+    ) -> FloatTensor<Self>;
 }
 
 impl KernelOps for Flex {
@@ -128,6 +157,17 @@ impl KernelOps for Flex {
     ) -> FlexTensor {
         let rel = rows.option().zip(cols.option()).map(|(r, c)| [r, c]);
         SelfAttention::new(qkv, rel, heads, scale, causal).forward().0
+    }
+
+    fn sc_block(
+        x: FlexTensor,
+        weights: BlockTensors<Flex>,
+        rows: Maybe<Flex>,
+        cols: Maybe<Flex>,
+        shape: BlockShape,
+        cache: BlockCache,
+    ) -> FlexTensor {
+        block::forward(x, weights, [rows, cols], shape, &cache)
     }
 }
 
@@ -303,5 +343,17 @@ impl<C: CheckpointStrategy> KernelOps for Autodiff<Flex, C> {
                 finish!(SelfAttentionOp, [guard], (state, y.clone(), saved.into()), y)
             }
         }
+    }
+
+    /// Has no gradients: [`super::block`] does not come here.
+    fn sc_block(
+        _: Tracked<C>,
+        _: BlockTensors<Autodiff<Flex, C>>,
+        _: Maybe<Autodiff<Flex, C>>,
+        _: Maybe<Autodiff<Flex, C>>,
+        _: BlockShape,
+        _: BlockCache,
+    ) -> Tracked<C> {
+        unreachable!("the fused block is for inference")
     }
 }

@@ -6,6 +6,7 @@
 pub mod interpolate;
 pub mod plain;
 
+mod block;
 mod extension;
 mod flex;
 #[cfg(test)]
@@ -14,7 +15,8 @@ mod tests;
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{DType, Tensor};
 
-use extension::{KernelOps, Maybe};
+pub use block::{BlockActivation, BlockCache, BlockShape};
+use extension::{BlockTensors, KernelOps, Maybe};
 pub use flex::{Precision, precision, set_precision};
 pub use interpolate::{Interpolation, resize_2d, resize_rows};
 pub use plain::RelPosBias;
@@ -30,6 +32,56 @@ fn on_kernels<const D: usize>(x: &Tensor<D>) -> bool {
         }
     }
     x.dtype() == DType::F32 && flex(x.device().as_dispatch())
+}
+
+/// Weights of a block as tensors: (weight, bias) of each layer.
+pub struct BlockWeights {
+    /// Before attention.
+    pub norm1: (Tensor<1>, Tensor<1>),
+    /// [3D, D].
+    pub qkv: (Tensor<2>, Tensor<1>),
+    /// [D, D].
+    pub proj: (Tensor<2>, Tensor<1>),
+    /// Before the MLP.
+    pub norm2: (Tensor<1>, Tensor<1>),
+    /// [hidden, D].
+    pub fc1: (Tensor<2>, Tensor<1>),
+    /// [D, hidden].
+    pub fc2: (Tensor<2>, Tensor<1>),
+}
+
+/// A whole pre-norm block on a map [B, h, w, D] or a sequence [B, N, D], as one kernel; none where
+/// there is no such kernel (gradients wanted, or another backend): the caller then takes its steps
+/// one by one, which is the twin.
+pub fn block<const D: usize>(
+    x: &Tensor<D>,
+    weights: impl FnOnce() -> BlockWeights,
+    rel: impl FnOnce() -> Option<(Tensor<3>, Tensor<3>)>,
+    shape: BlockShape,
+    cache: &BlockCache,
+) -> Option<Tensor<D>> {
+    if x.dtype() != DType::F32 || !matches!(x.device().as_dispatch(), DispatchDevice::Flex(_)) {
+        return None;
+    }
+    let w = weights();
+    let weights = BlockTensors {
+        norm1_weight: w.norm1.0.into_dispatch(),
+        norm1_bias: w.norm1.1.into_dispatch(),
+        qkv_weight: w.qkv.0.into_dispatch(),
+        qkv_bias: w.qkv.1.into_dispatch(),
+        proj_weight: w.proj.0.into_dispatch(),
+        proj_bias: w.proj.1.into_dispatch(),
+        norm2_weight: w.norm2.0.into_dispatch(),
+        norm2_bias: w.norm2.1.into_dispatch(),
+        fc1_weight: w.fc1.0.into_dispatch(),
+        fc1_bias: w.fc1.1.into_dispatch(),
+        fc2_weight: w.fc2.0.into_dispatch(),
+        fc2_bias: w.fc2.1.into_dispatch(),
+    };
+    let (rows, cols) = rel().map(|(r, c)| (r.into_dispatch(), c.into_dispatch())).unzip();
+    let (rows, cols) = (Maybe::of(rows), Maybe::of(cols));
+    let x = x.clone().into_dispatch();
+    Some(Tensor::from_dispatch(Dispatch::sc_block(x, weights, rows, cols, shape, cache.clone())))
 }
 
 /// `x W^T + b`. `x` [..., I], `weight` [O, I] (PyTorch layout), `bias` [O] -> [..., O].

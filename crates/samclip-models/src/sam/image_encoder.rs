@@ -9,7 +9,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::init::Init;
 use crate::layers::{Activation, Conv2d, LayerNorm, Linear, MlpBlock};
-use crate::ops::{self, Interpolation};
+use crate::ops::{self, BlockCache, BlockShape, BlockWeights, Interpolation};
 
 /// How pixels become tokens.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -250,6 +250,8 @@ pub struct Block {
     pub mlp: MlpBlock,
     #[module(skip)]
     window_size: usize,
+    #[module(skip)]
+    cache: BlockCache,
 }
 
 impl Block {
@@ -264,6 +266,7 @@ impl Block {
             norm2: LayerNorm::new(dim, EPS, init),
             mlp: MlpBlock::new(dim, dim * config.mlp_ratio, Activation::Gelu, init),
             window_size,
+            cache: BlockCache::default(),
         }
     }
 
@@ -275,6 +278,7 @@ impl Block {
             norm2: LayerNorm::new(dim, EPS, init),
             mlp: MlpBlock::new(dim, dim * mlp_ratio, Activation::Gelu, init),
             window_size: 0,
+            cache: BlockCache::default(),
         }
     }
 
@@ -285,8 +289,34 @@ impl Block {
 
     /// `x` [B, h, w, D] -> [B, h, w, D].
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        if let Some(y) = self.fused(&x) {
+            return y;
+        }
         let x = x.clone() + self.attention(self.norm1.forward(x));
         x.clone() + self.mlp.forward(self.norm2.forward(x))
+    }
+
+    /// [`Self::forward`] as one kernel, where there is one.
+    fn fused(&self, x: &Tensor<4>) -> Option<Tensor<4>> {
+        let shape = BlockShape {
+            heads: self.attn.num_heads,
+            window: self.window_size,
+            causal: false,
+            activation: self.mlp.activation().of_block()?,
+            eps: self.norm1.eps(),
+        };
+        let [_, h, w, _] = x.dims();
+        let [h, w] = if self.window_size > 0 { [self.window_size; 2] } else { [h, w] };
+        let weights = || BlockWeights {
+            norm1: self.norm1.parts(),
+            qkv: self.attn.qkv.parts(),
+            proj: self.attn.proj.parts(),
+            norm2: self.norm2.parts(),
+            fc1: self.mlp.lin1.parts(),
+            fc2: self.mlp.lin2.parts(),
+        };
+        let rel = || Some((rel_pos_rows(self.attn.rel_pos_h.val(), h), rel_pos_rows(self.attn.rel_pos_w.val(), w)));
+        ops::block(x, weights, rel, shape, &self.cache)
     }
 
     /// Attention of a normalised map, in windows where the block has them. Padding comes after the
