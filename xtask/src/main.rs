@@ -1,5 +1,7 @@
-//! Developer tasks: `cargo run --release -p xtask -- ci | tidy | fixtures`.
+//! Developer tasks: `cargo run --release -p xtask -- ci | tidy | fixtures | bench-table`.
 
+mod bench_table;
+mod plot;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -13,7 +15,8 @@ fn main() -> Result<()> {
         Some("tidy") => tidy::check(&root),
         Some("ci") => ci(&root),
         Some("fixtures") => fixtures(&root),
-        _ => bail!("expected one of: ci, tidy, fixtures"),
+        Some("bench-table") => bench_table::write(&root),
+        _ => bail!("expected one of: ci, tidy, fixtures, bench-table"),
     }
 }
 

@@ -8,6 +8,7 @@
 //! the two heads. Numeric work goes through [`ops`], the only door to the CPU kernels.
 
 pub mod clip;
+pub mod cost;
 pub mod error;
 pub mod init;
 pub mod layers;

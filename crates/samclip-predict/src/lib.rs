@@ -14,6 +14,7 @@
 //! # Ok::<(), samclip_predict::PredictError>(())
 //! ```
 
+pub mod bench;
 pub mod cache;
 pub mod check;
 mod clip;

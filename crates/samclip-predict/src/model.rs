@@ -181,7 +181,7 @@ impl Model {
     }
 }
 
-const SEGMENTERS: &str = "sam_clip_nano, sam_clip_vit_b, sam_vit_b, sam_vit_l, sam_vit_h, mobile_sam";
+pub(crate) const SEGMENTERS: &str = "sam_clip_nano, sam_clip_vit_b, sam_vit_b, sam_vit_l, sam_vit_h, mobile_sam";
 const NAMERS: &str = "sam_clip_nano, sam_clip_vit_b, clip_vit_b16, clip_vit_l14 and their _quickgelu forms";
 
 /// Identifies the weights for the cache.
@@ -327,6 +327,7 @@ fn settings(variant: Variant, config: &SamClipConfig, state: &StateDict) -> Resu
             dense: (Geometry::Squash, 448),
             logit_scale: 100.0,
             background_logit: None,
+            asked_logit: 0.0,
             contrast: vec![owned(&crate::text::BACKGROUND_WORDS)],
         },
         _ => SamClipSettings {
@@ -335,6 +336,7 @@ fn settings(variant: Variant, config: &SamClipConfig, state: &StateDict) -> Resu
             dense: (Geometry::LongestSide, side),
             logit_scale: 20.0,
             background_logit: Some(5.0),
+            asked_logit: 0.0,
             contrast: [contrast::ANIMALS_AND_VEHICLES, contrast::CLOTHING, contrast::STREET].map(owned).to_vec(),
         },
     };
@@ -348,6 +350,9 @@ fn settings(variant: Variant, config: &SamClipConfig, state: &StateDict) -> Resu
     }
     if let Some(logit) = number("background_logit")? {
         settings.background_logit = Some(logit);
+    }
+    if let Some(logit) = number("asked_logit")? {
+        settings.asked_logit = logit;
     }
     if let Some(json) = state.metadata.get("contrast_names") {
         settings.contrast = serde_json::from_str(json).map_err(|e| metadata_error("contrast_names", &e.to_string()))?;

@@ -47,6 +47,9 @@ pub struct SamClipSettings {
     pub logit_scale: f32,
     /// Logit of the constant background channel, if the model was trained with one.
     pub background_logit: Option<f32>,
+    /// Added to the logit of the name that is asked for: who asks for a dog expects one. Tuned on
+    /// training photos (spec 8.2).
+    pub asked_logit: f32,
     /// Lists of names that compete with each other for a token; the first is for texts that are in none.
     pub contrast: Vec<Vec<String>>,
 }
@@ -164,7 +167,10 @@ impl SamClipPredictor {
         list.insert(0, row);
         let vectors: Vec<Vec<f32>> = list.iter().map(|&row| table.row(row).to_vec()).collect();
         let (mut logits, channels) = self.token_logits(encoded, &vectors, self.settings.background_logit);
-        logits.chunks_exact_mut(channels).for_each(softmax);
+        for row in logits.chunks_exact_mut(channels) {
+            row[0] += self.settings.asked_logit;
+            softmax(row);
+        }
         let valid = TokenMap::valid(encoded.grid, &encoded.transform);
         let probability = logits.chunks_exact(channels).zip(&valid).map(|(row, &ok)| if ok { row[0] } else { 0.0 });
         Ok(TokenMap { grid: encoded.grid, probability: probability.collect() })

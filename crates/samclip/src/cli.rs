@@ -41,6 +41,8 @@ pub enum Command {
     Train(cmd::train::Args),
     /// Measure a model with a protocol
     Eval(cmd::eval::Args),
+    /// Time a part of the work on this machine
+    Bench(cmd::bench::Args),
     /// Print the version, the engine and what this machine offers
     Version(cmd::version::Args),
     /// Print a completion script for a shell
@@ -61,6 +63,7 @@ impl Command {
             Self::Pull(args) => cmd::pull::run(args),
             Self::Train(args) => cmd::train::run(args),
             Self::Eval(args) => cmd::eval::run(args),
+            Self::Bench(args) => cmd::bench::run(args),
             Self::Version(args) => cmd::version::run(args),
             Self::Completions(args) => cmd::completions::run(args),
         }

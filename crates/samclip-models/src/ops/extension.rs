@@ -40,7 +40,7 @@ impl<B: Backend> Maybe<B> {
 
 /// Weights and biases of a pre-norm block, PyTorch's layouts.
 #[derive(ExtensionType)]
-#[expect(missing_docs, reason = "the fields are the layers' names")]
+#[allow(missing_docs)] // the fields are the layers' names
 pub struct BlockTensors<B: Backend> {
     pub norm1_weight: FloatTensor<B>,
     pub norm1_bias: FloatTensor<B>,

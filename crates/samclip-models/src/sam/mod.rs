@@ -5,6 +5,7 @@
 mod image_encoder;
 mod mask_decoder;
 mod prompt_encoder;
+mod stem;
 mod transformer;
 
 use burn::module::Module;
@@ -13,10 +14,11 @@ use burn::tensor::{Int, Tensor, TensorData};
 use crate::init::Init;
 use crate::tiny_vit::{TinyVit, TinyVitConfig};
 
-pub use image_encoder::{Attention, Block, Neck, PatchEmbed, StageSize, Stem, VitDet, VitDetConfig, rel_pos_rows};
+pub use image_encoder::{Attention, Block, Neck, VitDet, VitDetConfig, rel_pos_rows};
 pub(crate) use image_encoder::{window_partition, window_unpartition};
 pub use mask_decoder::{MaskDecoder, MaskDecoderConfig};
 pub use prompt_encoder::{PositionEmbeddingRandom, PromptEncoder, PromptInput};
+pub use stem::{PatchEmbed, StageSize, Stem, StemBlock, StemStage};
 pub use transformer::{TwoWayAttentionBlock, TwoWayTransformer};
 
 /// The image encoders that can stand in SAM: pixels [B, 3, H, W] -> [B, C, H/16, W/16].

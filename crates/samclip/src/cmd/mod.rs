@@ -1,5 +1,6 @@
 //! One module per verb: `Args` (clap) and `run(args) -> exit code`.
 
+pub mod bench;
 pub mod classify;
 pub mod common;
 pub mod completions;
