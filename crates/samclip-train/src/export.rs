@@ -39,6 +39,7 @@ pub fn write_model(path: &Path, parameters: &Parameters, about: &About) -> Resul
         ("names_sha256", about.names_hash.to_owned()),
         ("logit_scale", model.logit_scale.to_string()),
         ("background_logit", model.background_logit.to_string()),
+        ("asked_logit", model.asked_logit.to_string()),
         ("recipe", about.recipe.name.clone()),
         ("recipe_sha256", sha256(about.text.as_bytes())),
         ("steps", about.step.to_string()),

@@ -74,6 +74,9 @@ pub struct Model {
     pub logit_scale: f32,
     /// Constant logit of the background class.
     pub background_logit: f32,
+    /// Stored with the model for inference: added to the logit of the name that is asked for.
+    #[serde(default)]
+    pub asked_logit: f32,
 }
 
 impl Model {

@@ -118,6 +118,7 @@ fn five_clipped_adamw_steps_in_two_groups() {
         text_table: "none".into(),
         logit_scale: 1.0,
         background_logit: 0.0,
+        asked_logit: 0.0,
     };
     let optimizer = Optimizer {
         lr: 1e-2,
