@@ -334,12 +334,5 @@ fn floors(protocol: &Protocol, report: &Report) -> Vec<FloorResult> {
 }
 
 fn median(values: &[f64]) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() % 2 {
-        _ if sorted.is_empty() => None,
-        1 => Some(sorted[middle]),
-        _ => Some((sorted[middle - 1] + sorted[middle]) / 2.0),
-    }
+    (!values.is_empty()).then(|| samclip_predict::bench::median(values))
 }
