@@ -171,3 +171,41 @@ fn without_gradients_the_same_values() {
     let twin = plain::linear(x, w, None);
     assert!(distance(&values(&fast), &values(&twin)) < 1e-5);
 }
+
+/// A cached packed weight must not outlive the tensors it was made from.
+#[test]
+fn a_block_with_other_weights_packs_again() {
+    let _guard = LOCK.lock().unwrap_or_else(|e| e.into_inner());
+    let device = Device::default();
+    let numbers = |n: usize, seed: usize| (0..n).map(|i| ((i * 31 + seed * 17) % 23) as f32 / 23.0 - 0.5).collect::<Vec<_>>();
+    let vector = |n: usize, seed| Tensor::<1>::from_floats(numbers(n, seed).as_slice(), &device);
+    let matrix = |o: usize, i: usize, seed| (vector(o * i, seed).reshape([o, i]), vector(o, seed + 1));
+    let weights = |seed: usize| super::BlockWeights {
+        norm1: (vector(32, seed), vector(32, 1)),
+        qkv: matrix(96, 32, seed + 2),
+        proj: matrix(32, 32, seed + 3),
+        norm2: (vector(32, 4), vector(32, 5)),
+        fc1: matrix(64, 32, seed + 6),
+        fc2: matrix(32, 64, seed + 7),
+    };
+    let shape = super::BlockShape {
+        heads: 2,
+        window: 0,
+        causal: false,
+        activation: super::BlockActivation::Gelu,
+        eps: 1e-6,
+    };
+    let x = vector(5 * 32, 9).reshape([1, 5, 32]);
+    let run = |seed, cache: &super::BlockCache| {
+        let y = super::block(&x, || weights(seed), || None, shape, cache).expect("the CPU has the block");
+        self::values(&y)
+    };
+    let cache = super::BlockCache::default();
+    let first = run(1, &cache);
+    let other = run(2, &cache);
+    assert_ne!(first, other);
+    assert_eq!(other, run(2, &super::BlockCache::default()));
+    assert_eq!(first, run(1, &cache));
+    let tracked = Tensor::<3>::zeros([1, 5, 32], &self::device());
+    assert!(super::block(&tracked, || weights(1), || None, shape, &cache).is_none());
+}
