@@ -14,9 +14,14 @@
 mod activation;
 #[cfg(target_arch = "x86_64")]
 mod amx;
+#[cfg(target_arch = "x86_64")]
+mod amx_attention;
+#[cfg(target_arch = "x86_64")]
+mod amx_rows;
 mod attention;
 mod attention_backward;
 mod block;
+mod block_attention;
 mod conv;
 mod engine;
 mod gemm;
