@@ -33,6 +33,8 @@ mod packed;
 mod scratch;
 mod self_attention;
 mod simd;
+mod two_way;
+mod upscaling;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -48,4 +50,6 @@ pub use gemm::{Init, Layout, column_sums, gemm};
 pub use norm::{layer_norm, layer_norm_backward};
 pub use optim::{AdamW, adamw_step};
 pub use packed::PackedLinear;
+pub use two_way::{ImageSide, Update};
+pub use upscaling::Upscaling;
 pub use self_attention::{RelTables, Saved, TableGrads, self_attention, self_attention_backward};
