@@ -5,6 +5,7 @@
 //! ChaCha generator seeded with (seed, epoch, index), so threads change speed, never results.
 
 pub mod augment;
+mod buckets;
 pub mod captions;
 mod dataset;
 mod error;
@@ -17,7 +18,9 @@ pub mod names;
 mod objects;
 pub mod prompts;
 pub mod sa1b;
+pub mod shapes;
 pub mod voc;
+pub mod webdataset;
 
 pub use dataset::{Dataset, IGNORE, Sample, open};
 pub use error::DataError;
