@@ -26,11 +26,13 @@ pub struct About<'a> {
     pub step: usize,
 }
 
-/// Writes the student's tensors in f16; auxiliary tensors stay behind.
+/// Writes the student's tensors in f16, their running means where the recipe keeps them;
+/// auxiliary tensors stay behind.
 pub fn write_model(path: &Path, parameters: &Parameters, about: &About) -> Result<(), TrainError> {
     let mut state = StateDict::new();
     for t in parameters.model_tensors() {
-        state.insert(t.name.clone(), TensorData::from_f32_as(DType::F16, &t.shape, &t.value));
+        let value = if t.ema.is_empty() { &t.value } else { &t.ema };
+        state.insert(t.name.clone(), TensorData::from_f32_as(DType::F16, &t.shape, value));
     }
     let model = &about.recipe.model;
     for (key, value) in [
@@ -46,7 +48,8 @@ pub fn write_model(path: &Path, parameters: &Parameters, about: &About) -> Resul
     ] {
         state.metadata.insert(key.to_owned(), value);
     }
-    Ok(write_safetensors(path, &state)?)
+    write_safetensors(path, &state)
+        .map_err(|error| TrainError::Save { step: about.step, message: error.to_string() })
 }
 
 /// SHA-256 in hexadecimal.

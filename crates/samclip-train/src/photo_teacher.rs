@@ -8,7 +8,7 @@
 
 use crate::error::TrainError;
 use crate::export::sha256;
-use crate::teacher::{INPUT, Output, Teacher};
+use crate::teacher::{Output, Teacher};
 use half::f16;
 use samclip_data::Dataset;
 use samclip_data::loader::Batch;
@@ -145,6 +145,7 @@ impl PhotoTeacher {
                 let seen = self.resized(photo);
                 let stride = match self.aligned() {
                     true => PATCH_SIZE as f32,
+                    false if self.teacher.wants_square() => (self.side / h) as f32,
                     false => (self.padded(seen[0]) / h) as f32,
                 };
                 let step = [0, 1].map(|axis| seen[axis] as f32 / photo[axis] as f32 / stride);
@@ -166,13 +167,17 @@ impl PhotoTeacher {
 
     fn ask(&self, photo: &Image) -> Result<Vec<Output>, TrainError> {
         let [height, width] = self.resized([photo.height(), photo.width()]);
-        let (columns, rows) = (self.padded(width), self.padded(height));
+        let (columns, rows) = match self.teacher.wants_square() {
+            true => (self.side, self.side),
+            false => (self.padded(width), self.padded(height)),
+        };
+        let input = self.teacher.normalization();
         let resized = resize(photo, width, height, Filter::Bilinear);
-        let mut pixels = vec![0.0; 3 * rows * columns]; // zero is grey
+        let mut pixels = vec![0.0; 3 * rows * columns]; // zero is the mean colour
         for (c, plane) in pixels.chunks_exact_mut(rows * columns).enumerate() {
             for (line, out) in resized.data().chunks_exact(3 * width).zip(plane.chunks_exact_mut(columns)) {
                 for (value, pixel) in out.iter_mut().zip(line.chunks_exact(3)) {
-                    *value = (f32::from(pixel[c]) / INPUT.scale - INPUT.mean[c]) / INPUT.std[c];
+                    *value = (f32::from(pixel[c]) / input.scale - input.mean[c]) / input.std[c];
                 }
             }
         }

@@ -26,6 +26,9 @@ pub struct Line {
     pub images_per_second: f32,
     /// Seconds of training so far, over all its sessions.
     pub seconds: f64,
+    /// Unreadable photos that this session has skipped.
+    #[serde(default)]
+    pub skipped: usize,
 }
 
 /// An open log.

@@ -194,6 +194,7 @@ fn trainer(
         datasets: vec![vec![Arc::new(Squares::new())]],
         text: TextSource::from_vectors(&["cat", "dog"], vectors, 8),
         teachers: vec![BTreeMap::new()],
+        natives: BTreeMap::new(),
         weights: None,
     };
     let options = RunOptions {
@@ -203,6 +204,8 @@ fn trainer(
         smoke: false,
         resume: true,
         allow_changed_recipe: false,
+        revision: None,
+        seed: None,
     };
     Trainer::new(recipe, text, inputs, &options)
 }

@@ -1,6 +1,6 @@
 //! `samclip train`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,6 +33,21 @@ pub struct Args {
     /// Continue although the recipe has changed since the checkpoint
     #[arg(long)]
     allow_changed_recipe: bool,
+    /// Another seed than the recipe's
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+}
+
+/// The git revision of the recipe's folder, with `+` where files have changed; none without git.
+pub fn revision(recipe: &Path) -> Option<String> {
+    let folder = recipe.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let git = |args: &[&str]| {
+        let output = std::process::Command::new("git").arg("-C").arg(folder).args(args).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let head = git(&["rev-parse", "HEAD"])?;
+    let changed = git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|text| !text.is_empty());
+    Some(if changed { head + "+" } else { head })
 }
 
 /// Runs the verb.
@@ -51,6 +66,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
         smoke: args.smoke,
         resume: !args.no_resume,
         allow_changed_recipe: args.allow_changed_recipe,
+        revision: revision(&args.recipe),
+        seed: args.seed,
     };
     let mut printer = Printer::default();
     let outcome = samclip_train::run(&args.recipe, &options, &mut printer, &stop)?;
