@@ -165,6 +165,14 @@ impl Parameters {
         module.map(&mut Apply { next: 0, tensors: &self.tensors, device: device.clone() })
     }
 
+    /// The first tensor whose value is not finite, with the value found.
+    pub fn non_finite_value(&self) -> Option<(&str, f32)> {
+        self.tensors.iter().filter(|t| t.trainable).find_map(|t| {
+            let bad = t.value.iter().find(|v| !v.is_finite())?;
+            Some((t.name.as_str(), *bad))
+        })
+    }
+
     /// The first tensor whose gradient is not finite, with the value found.
     pub fn non_finite_gradient(&self) -> Option<(&str, f32)> {
         self.tensors.iter().find_map(|t| {

@@ -268,6 +268,10 @@ impl Trainer {
 
     /// Writes the checkpoint and the model as it stands.
     pub fn save(&self) -> Result<(), TrainError> {
+        if let Some((name, value)) = self.parameters.non_finite_value() {
+            let term = format!("value of {name}");
+            return Err(TrainError::NonFinite { step: self.step, term, value });
+        }
         let progress = Progress {
             step: self.step,
             positions: self.feeds.iter().map(|f| f.position).collect(),
