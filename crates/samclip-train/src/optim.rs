@@ -65,7 +65,8 @@ pub fn step(parameters: &mut Parameters, optimizer: &Optimizer, lr: f32) -> f32 
         }
         tensor.grad.clear();
         if let Some(decay) = optimizer.ema_decay {
-            // torch.optim.swa_utils.get_ema_multi_avg_fn
+            // torch.optim.swa_utils.AveragedModel with get_ema_multi_avg_fn: the first update copies
+            let decay = if tensor.updates == 1 { 0.0 } else { decay };
             tensor.ema.iter_mut().zip(&tensor.value).for_each(|(e, w)| *e = decay * *e + (1.0 - decay) * w);
         }
     });

@@ -142,5 +142,7 @@ fn five_clipped_adamw_steps_in_two_groups() {
         close("norm", &[norm], &[step["norm"].as_f64().unwrap() as f32], 1e-5);
         close("weight", &parameters.tensors()[0].value, &floats(&step["w"]), 2e-6);
         close("bias", &parameters.tensors()[1].value, &floats(&step["b"]), 2e-6);
+        close("mean weight", &parameters.tensors()[0].ema, &floats(&step["ema_w"]), 2e-6);
+        close("mean bias", &parameters.tensors()[1].ema, &floats(&step["ema_b"]), 2e-6);
     }
 }
