@@ -40,13 +40,15 @@ pub fn write_model(path: &Path, parameters: &Parameters, about: &About) -> Resul
         ("config", serde_json::to_string(about.config).unwrap_or_default()),
         ("names_sha256", about.names_hash.to_owned()),
         ("logit_scale", model.logit_scale.to_string()),
-        ("background_logit", model.background_logit.to_string()),
         ("asked_logit", model.asked_logit.to_string()),
         ("recipe", about.recipe.name.clone()),
         ("recipe_sha256", sha256(about.text.as_bytes())),
         ("steps", about.step.to_string()),
     ] {
         state.metadata.insert(key.to_owned(), value);
+    }
+    if let Some(logit) = model.background_logit {
+        state.metadata.insert("background_logit".to_owned(), logit.to_string());
     }
     write_safetensors(path, &state)
         .map_err(|error| TrainError::Save { step: about.step, message: error.to_string() })

@@ -26,8 +26,11 @@ pub struct Recipe {
     pub name: String,
     /// Seed of weights, order, augmentation and prompts.
     pub seed: u64,
-    /// Optimiser steps in all.
+    /// Optimiser steps in all: what the schedule is planned for.
     pub steps: usize,
+    /// The run ends here, before its schedule does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_step: Option<usize>,
     /// What multiplications run in; weights, sums and the optimiser stay f32.
     pub precision: Precision,
     /// A batch is cut into this many parts that run side by side, one thread each; part
@@ -84,8 +87,9 @@ pub struct Model {
     pub text_table: Option<PathBuf>,
     /// Factor on the cosines of the text classes.
     pub logit_scale: f32,
-    /// Constant logit of the background class.
-    pub background_logit: f32,
+    /// Constant logit of the background class; absent where no objective reads names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub background_logit: Option<f32>,
     /// Stored with the model for inference: added to the logit of the name that is asked for.
     #[serde(default)]
     pub asked_logit: f32,
@@ -261,6 +265,11 @@ pub struct Data {
 }
 
 impl Recipe {
+    /// The step that ends the run.
+    pub fn last_step(&self) -> usize {
+        self.stop_step.unwrap_or(self.steps).min(self.steps)
+    }
+
     /// Reads and checks a recipe.
     pub fn open(path: &Path) -> Result<(Self, String), TrainError> {
         let text = std::fs::read_to_string(path).map_err(TrainError::io(path))?;

@@ -56,7 +56,7 @@ impl Trainer {
             device: &self.device,
             setup: &self.setups[i],
             vocabulary: &self.vocabulary,
-            scale: (self.recipe.model.logit_scale, self.recipe.model.background_logit),
+            scale: (self.recipe.model.logit_scale, self.recipe.model.background_logit.unwrap_or(0.0)),
             batch,
             pixels: pixels.clone(),
             natives: &self.natives,

@@ -84,7 +84,7 @@ mod tests {
             trainable: vec![],
             text_table: None,
             logit_scale: 1.0,
-            background_logit: 0.0,
+            background_logit: None,
             asked_logit: 0.0,
         }
     }

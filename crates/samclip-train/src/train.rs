@@ -165,15 +165,15 @@ impl Trainer {
         let mut log = RunLog::open(&self.out, self.step)?;
         let mut means = Means::default();
         let mut saved = Instant::now();
-        while self.step < self.recipe.steps && !stop.load(Ordering::Relaxed) {
+        while self.step < self.recipe.last_step() && !stop.load(Ordering::Relaxed) {
             let begin = Instant::now();
             means.add(self.train_step()?);
             let seconds = begin.elapsed().as_secs_f64();
             means.seconds += seconds;
             self.seconds += seconds;
-            observer.step(self.step, self.recipe.steps);
-            if self.step % self.recipe.log.every_steps == 0 || self.step == self.recipe.steps {
-                let line = means.line(self.step, self.recipe.steps, self.seconds);
+            observer.step(self.step, self.recipe.last_step());
+            if self.step % self.recipe.log.every_steps == 0 || self.step == self.recipe.last_step() {
+                let line = means.line(self.step, self.recipe.last_step(), self.seconds);
                 log.write(&line)?;
                 observer.log(&line);
                 means = Means::default();
@@ -191,7 +191,7 @@ impl Trainer {
             }
         }
         self.save()?;
-        Ok(Outcome { step: self.step, complete: self.step >= self.recipe.steps })
+        Ok(Outcome { step: self.step, complete: self.step >= self.recipe.last_step() })
     }
 
     fn announce(&self, observer: &mut dyn Observer) -> Result<(), TrainError> {

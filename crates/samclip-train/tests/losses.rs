@@ -119,7 +119,7 @@ fn five_clipped_adamw_steps_in_two_groups() {
         fresh: vec![],
         copies: vec![],
         logit_scale: 1.0,
-        background_logit: 0.0,
+        background_logit: None,
         asked_logit: 0.0,
     };
     let optimizer = Optimizer {

@@ -15,6 +15,10 @@ impl Recipe {
         if self.tasks.is_empty() {
             return fail("no [[task]]".into());
         }
+        let reads_text = self.tasks.iter().flat_map(|t| &t.objectives).find(|o| o.reads_text());
+        if let (Some(objective), None) = (reads_text, self.model.background_logit) {
+            return fail(format!("{} needs model.background_logit", objective.name()));
+        }
         self.tasks.iter().try_for_each(task)
     }
 }

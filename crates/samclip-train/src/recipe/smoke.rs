@@ -19,7 +19,7 @@ impl Recipe {
     /// # Errors
     /// A variant that does not exist.
     pub fn smoke(mut self) -> Result<Self, TrainError> {
-        self.steps = self.smoke.steps;
+        (self.steps, self.stop_step) = (self.smoke.steps, None);
         self.optimizer.warmup_steps = self.optimizer.warmup_steps.min(1);
         self.optimizer.decay_steps = self.optimizer.decay_steps.min(self.steps.saturating_sub(1));
         self.log.every_steps = 1;
