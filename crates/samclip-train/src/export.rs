@@ -1,8 +1,8 @@
-//! The trained model as a file: exactly the student's tensors in f16, with metadata.
+//! The trained model as a file: exactly the student's tensors in f16 or f32, with metadata.
 
 use crate::error::TrainError;
 use crate::parameters::Parameters;
-use crate::recipe::Recipe;
+use crate::recipe::{ModelFormat, Recipe};
 use samclip_models::sam_clip::SamClipConfig;
 use samclip_weights::{DType, StateDict, TensorData, write_safetensors};
 use sha2::{Digest, Sha256};
@@ -10,7 +10,12 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 /// Name of the exported model in a run directory.
-pub const MODEL_FILE: &str = "model_f16.safetensors";
+pub fn file_name(format: ModelFormat) -> &'static str {
+    match format {
+        ModelFormat::F16 => "model_f16.safetensors",
+        ModelFormat::F32 => "model_f32.safetensors",
+    }
+}
 
 /// What the file says about itself.
 pub struct About<'a> {
@@ -26,13 +31,17 @@ pub struct About<'a> {
     pub step: usize,
 }
 
-/// Writes the student's tensors in f16, their running means where the recipe keeps them;
+/// Writes the student's tensors, their running means where the recipe keeps them;
 /// auxiliary tensors stay behind.
 pub fn write_model(path: &Path, parameters: &Parameters, about: &About) -> Result<(), TrainError> {
+    let dtype = match about.recipe.checkpoint.model {
+        ModelFormat::F16 => DType::F16,
+        ModelFormat::F32 => DType::F32,
+    };
     let mut state = StateDict::new();
     for t in parameters.model_tensors() {
         let value = if t.ema.is_empty() { &t.value } else { &t.ema };
-        state.insert(t.name.clone(), TensorData::from_f32_as(DType::F16, &t.shape, value));
+        state.insert(t.name.clone(), TensorData::from_f32_as(dtype, &t.shape, value));
     }
     let model = &about.recipe.model;
     for (key, value) in [

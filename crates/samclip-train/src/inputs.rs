@@ -61,6 +61,8 @@ pub struct Outcome {
     pub step: usize,
     /// Whether all steps are done; otherwise it was asked to stop.
     pub complete: bool,
+    /// Name of the model's file in the run directory.
+    pub model_file: &'static str,
 }
 
 /// Everything that a run reads beside the recipe; tests build their own.

@@ -6,6 +6,7 @@
 
 pub mod checkpoint;
 pub mod error;
+pub mod events;
 pub mod export;
 pub mod feed;
 pub mod glob;
@@ -16,6 +17,7 @@ pub mod objectives;
 pub mod optim;
 pub mod parameters;
 pub mod photo_teacher;
+pub mod plot;
 pub mod precision;
 pub mod recipe;
 mod report;

@@ -177,6 +177,20 @@ pub struct Checkpoint {
     pub every_steps: usize,
     /// Every so many minutes.
     pub every_minutes: f32,
+    /// Numbers of the model's file.
+    #[serde(default)]
+    pub model: ModelFormat,
+}
+
+/// Numbers of the model's file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModelFormat {
+    /// `model_f16.safetensors`: half the size.
+    #[default]
+    F16,
+    /// `model_f32.safetensors`: what did not learn keeps its bits.
+    F32,
 }
 
 /// When the log gets a line.

@@ -15,7 +15,7 @@ use crate::report::{Means, StepReport};
 use crate::run_log::RunLog;
 use crate::start::start;
 use crate::vocabulary::Vocabulary;
-use crate::{export, precision};
+use crate::{export, plot, precision};
 use burn::tensor::Device;
 use samclip_models::init::Init;
 use samclip_models::sam_clip::{SamClip, SamClipConfig};
@@ -187,11 +187,13 @@ impl Trainer {
                 || minutes >= self.recipe.checkpoint.every_minutes
             {
                 self.save()?;
+                plot::write_curve(&self.out, &self.recipe.name, log.lines())?;
                 saved = Instant::now();
             }
         }
         self.save()?;
-        Ok(Outcome { step: self.step, complete: self.step >= self.recipe.last_step() })
+        plot::write_curve(&self.out, &self.recipe.name, log.lines())?;
+        Ok(Outcome { step: self.step, complete: self.step >= self.recipe.last_step(), model_file: self.model_file() })
     }
 
     fn announce(&self, observer: &mut dyn Observer) -> Result<(), TrainError> {
@@ -266,6 +268,10 @@ impl Trainer {
         }
     }
 
+    fn model_file(&self) -> &'static str {
+        export::file_name(self.recipe.checkpoint.model)
+    }
+
     /// Writes the checkpoint and the model as it stands.
     pub fn save(&self) -> Result<(), TrainError> {
         if let Some((name, value)) = self.parameters.non_finite_value() {
@@ -287,7 +293,7 @@ impl Trainer {
             names_hash: &self.names_hash,
             step: self.step,
         };
-        export::write_model(&self.out.join(export::MODEL_FILE), &self.parameters, &about)
+        export::write_model(&self.out.join(self.model_file()), &self.parameters, &about)
     }
 }
 

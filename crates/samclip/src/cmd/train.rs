@@ -52,13 +52,7 @@ pub fn revision(recipe: &Path) -> Option<String> {
 
 /// Runs the verb.
 pub fn run(args: Args) -> Result<ExitCode> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        // a second signal ends the process at once
-        signal_hook::flag::register_conditional_shutdown(signal, 2, stop.clone())
-            .context("signal handler")?;
-        signal_hook::flag::register(signal, stop.clone()).context("signal handler")?;
-    }
+    let stop = stop_on_signals()?;
     let options = RunOptions {
         data: args.data,
         out: args.out,
@@ -79,20 +73,33 @@ pub fn run(args: Args) -> Result<ExitCode> {
             options.out.display()
         );
     } else {
-        println!("{}", options.out.join(samclip_train::export::MODEL_FILE).display());
+        println!("{}", options.out.join(outcome.model_file).display());
     }
     Ok(ExitCode::SUCCESS)
 }
 
+/// A flag that SIGINT and SIGTERM set.
+pub fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // a second signal ends the process at once
+        signal_hook::flag::register_conditional_shutdown(signal, 2, stop.clone())
+            .context("signal handler")?;
+        signal_hook::flag::register(signal, stop.clone()).context("signal handler")?;
+    }
+    Ok(stop)
+}
+
 /// One line per log entry on stderr; a live line only on a terminal.
 #[derive(Default)]
-struct Printer {
+pub struct Printer {
     bar: Option<ProgressBar>,
     lines: Vec<Line>,
 }
 
 impl Printer {
-    fn finish(&mut self) {
+    /// Clears the bar and draws the curve.
+    pub fn finish(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
