@@ -16,9 +16,11 @@ pub mod loader;
 pub mod mask_folder;
 pub mod names;
 mod objects;
+mod pool;
 pub mod prompts;
 pub mod sa1b;
 pub mod shapes;
+pub mod tar_files;
 pub mod voc;
 pub mod webdataset;
 

@@ -8,6 +8,7 @@
 use crate::augment::Augment;
 use crate::buckets::{Buckets, Cursor};
 use crate::item::Targets;
+use crate::pool::{Pool, lock};
 use crate::{DataError, Dataset, TrainItem};
 use rand::SeedableRng;
 use rand::distr::{Distribution, weighted::WeightedIndex};
@@ -17,8 +18,7 @@ use samclip_image::Normalization;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex};
 
 /// A dataset in the mix.
 #[derive(Clone)]
@@ -246,10 +246,10 @@ impl Loader {
 type Order = Arc<Vec<(u32, u32)>>;
 
 /// The pure part: slot -> item.
-struct Stream {
+pub(crate) struct Stream {
     sources: Vec<Source>,
     config: LoaderConfig,
-    buckets: Buckets,
+    pub(crate) buckets: Buckets,
     epoch_len: u64,
     orders: Mutex<BTreeMap<u64, Order>>,
 }
@@ -277,7 +277,7 @@ impl Stream {
         Ok(Self { sources, config, buckets, epoch_len: epoch_len as u64, orders: Mutex::default() })
     }
 
-    fn read(&self, slot: u64, side: usize) -> Result<TrainItem, DataError> {
+    pub(crate) fn read(&self, slot: u64, side: usize) -> Result<TrainItem, DataError> {
         let (epoch, index) = (slot / self.epoch_len, slot % self.epoch_len);
         let (source, sample) = self.order(epoch)[index as usize];
         let (source, sample) = (source as usize, sample as usize);
@@ -345,87 +345,4 @@ pub(crate) fn generator(seed: u64, epoch: u64, index: u64, purpose: u64) -> ChaC
         part.copy_from_slice(&value.to_le_bytes());
     }
     ChaCha8Rng::from_seed(key)
-}
-
-/// Threads that read ahead of the consumer.
-struct Pool {
-    shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-struct Shared {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-struct State {
-    /// The next slot that nobody has begun, and where it lies in its batch.
-    next: u64,
-    cursor: Cursor,
-    /// The first slot that may not be begun yet.
-    end: u64,
-    ready: BTreeMap<u64, Result<TrainItem, DataError>>,
-    stop: bool,
-}
-
-impl Pool {
-    fn start(stream: &Arc<Stream>, (slot, cursor): (u64, Cursor), workers: usize, window: u64) -> Self {
-        let state = State { next: slot, cursor, end: slot + window, ready: BTreeMap::new(), stop: false };
-        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
-        let spawn = |_| {
-            let (stream, shared) = (stream.clone(), shared.clone());
-            std::thread::spawn(move || shared.work(&stream))
-        };
-        Self { threads: (0..workers).map(spawn).collect(), shared }
-    }
-
-    /// Waits for `slot` and moves the window one on.
-    fn take(&self, slot: u64) -> Result<TrainItem, DataError> {
-        let mut state = lock(&self.shared.state);
-        loop {
-            if let Some(read) = state.ready.remove(&slot) {
-                state.end += 1;
-                self.shared.changed.notify_all();
-                return read;
-            }
-            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-}
-
-impl Shared {
-    fn work(&self, stream: &Stream) {
-        let mut state = lock(&self.state);
-        loop {
-            if state.stop {
-                return;
-            }
-            if state.next >= state.end {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            }
-            let slot = state.next;
-            state.next += 1;
-            let side = state.cursor.advance(&stream.buckets);
-            drop(state);
-            let read = stream.read(slot, side);
-            state = lock(&self.state);
-            state.ready.insert(slot, read);
-            self.changed.notify_all();
-        }
-    }
-}
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        lock(&self.shared.state).stop = true;
-        self.shared.changed.notify_all();
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -10,15 +10,11 @@
 
 use crate::dataset::check_index;
 use crate::error::PHOTO;
+use crate::tar_files::{self, Place};
 use crate::{DataError, Dataset, Sample, sa1b};
 use samclip_image::{DecodeLimits, Image};
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-
-/// Where a file lies: the shard's number, first byte, length.
-type Place = (usize, u64, u64);
 
 /// Photos in tar shards.
 #[derive(Debug)]
@@ -76,20 +72,7 @@ impl WebDataset {
     pub fn file(&self, index: usize, extension: &str) -> Result<Option<Vec<u8>>, DataError> {
         check_index(self, index)?;
         let place = self.samples[index].1.get(extension);
-        place.map(|&place| self.read(place)).transpose()
-    }
-
-    fn read(&self, (shard, start, length): Place) -> Result<Vec<u8>, DataError> {
-        let path = &self.shards[shard];
-        let io = |reason| DataError::Io { path: path.clone(), reason };
-        let mut file = File::open(path).map_err(io)?;
-        file.seek(SeekFrom::Start(start)).map_err(io)?;
-        let mut bytes = Vec::new();
-        file.take(length).read_to_end(&mut bytes).map_err(io)?;
-        match bytes.len() as u64 == length {
-            true => Ok(bytes),
-            false => Err(DataError::format(path, "the tar shard ends inside a file")),
-        }
+        place.map(|&place| tar_files::read(&self.shards, place)).transpose()
     }
 
     fn text(&self, index: usize, extension: &str) -> Result<Option<String>, DataError> {
@@ -98,7 +81,7 @@ impl WebDataset {
         if place.2 > MAX_TEXT {
             return Err(DataError::format(path, format!("`{extension}` of {} bytes, at most {MAX_TEXT}", place.2)));
         }
-        let text = String::from_utf8(self.read(place)?);
+        let text = String::from_utf8(tar_files::read(&self.shards, place)?);
         text.map(Some).map_err(|_| DataError::format(path, format!("`{extension}` is not UTF-8")))
     }
 }
@@ -113,21 +96,11 @@ fn index_shard(
     path: &Path,
     samples: &mut Vec<(String, BTreeMap<String, Place>)>,
 ) -> Result<(), DataError> {
-    let io = |reason| DataError::Io { path: path.to_owned(), reason };
-    let broken = |e: std::io::Error| DataError::format(path, format!("not a tar shard ({e})"));
-    let file = File::open(path).map_err(io)?;
-    let mut archive = tar::Archive::new(file);
     let first = samples.len();
-    for entry in archive.entries_with_seek().map_err(broken)? {
-        let entry = entry.map_err(broken)?;
-        if !entry.header().entry_type().is_file() {
-            continue;
-        }
-        let name = entry.path().map_err(broken)?.to_string_lossy().into_owned();
+    tar_files::index(number, path, &mut |name, place| {
         let (folder, base) = name.rsplit_once('/').map_or(("", name.as_str()), |(f, b)| (f, b));
-        let Some((stem, extension)) = base.split_once('.').filter(|(stem, _)| !stem.is_empty()) else { continue };
+        let Some((stem, extension)) = base.split_once('.').filter(|(stem, _)| !stem.is_empty()) else { return };
         let key = if folder.is_empty() { stem.to_owned() } else { format!("{folder}/{stem}") };
-        let place = (number, entry.raw_file_position(), entry.size());
         // a name may come again in the next shard: that is another sample
         let open = samples.len() > first;
         match samples.last_mut().filter(|(last, _)| open && *last == key) {
@@ -136,8 +109,7 @@ fn index_shard(
             }
             None => samples.push((key, BTreeMap::from([(extension.to_ascii_lowercase(), place)]))),
         }
-    }
-    Ok(())
+    })
 }
 
 /// The files that a pattern names, braces first, then `*` and `?`, sorted within each.
@@ -185,7 +157,7 @@ impl Dataset for WebDataset {
             return Err(DataError::Config(format!("webdataset: {key} has no photo")));
         };
         let path = self.shards[place.0].join(key);
-        let image = Image::decode(&self.read(place)?, &path, &DecodeLimits::default())?;
+        let image = Image::decode(&tar_files::read(&self.shards, place)?, &path, &DecodeLimits::default())?;
         let masks = match self.text(index, "json")? {
             // a JSON of another kind (cc12m's metadata, for one) says nothing about masks
             Some(text) if text.contains("\"segmentation\"") => {

@@ -138,7 +138,7 @@ fn next(loader: &mut Loader, teachers: &mut [(Vec<Wanted>, Run)]) -> Result<Fed,
 }
 
 /// How a teacher is asked.
-enum Run {
+pub(crate) enum Run {
     /// On the student's crop, every time.
     Crop(Arc<Teacher>),
     /// On the whole photo, once.
@@ -146,7 +146,7 @@ enum Run {
 }
 
 /// Outputs of the same teacher on the same input come from one run.
-fn runs(
+pub(crate) fn runs(
     teachers: &Teachers,
     datasets: &[Arc<dyn Dataset>],
     cache: Option<&Path>,

@@ -24,6 +24,7 @@ mod report;
 pub mod run_log;
 mod shard;
 mod start;
+pub mod teach;
 pub mod teacher;
 pub mod train;
 pub mod vocabulary;
