@@ -1,6 +1,6 @@
 //! Which side and how many samples each batch of a stream has: the variable batch sampler.
 //!
-//! Paper: SAM-CLIP (arXiv:2310.15308) §4.1, CVNets' sampler; spec 5.4. Reference:
+//! Paper: SAM-CLIP (arXiv:2310.15308) §4, CVNets' sampler; spec 5.4. Reference:
 //! apple/corenet, `data/sampler/variable_batch_sampler.py`. Every batch draws one of the sides
 //! uniformly; its size keeps the number of pixels of the base batch. Batches that are cut short
 //! at the end of an epoch do not exist here: the stream goes on into the next epoch.

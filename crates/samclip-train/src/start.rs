@@ -1,6 +1,6 @@
 //! Where the student's values come from: seeded, from a file, or copies of other tensors.
 //!
-//! Paper: SAM-CLIP (arXiv:2310.15308) §3.2: backbone and mask decoder from SAM, the CLIP head's
+//! Paper: SAM-CLIP (arXiv:2310.15308) §3: backbone and mask decoder from SAM, the CLIP head's
 //! layers as copies of the backbone's last, norm and MLP fresh. Loading stays strict: what the
 //! file does not give must be named by `model.fresh`.
 

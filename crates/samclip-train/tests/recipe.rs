@@ -78,7 +78,7 @@ fn synthetic_recipes_run_smoke() {
     assert!(count >= 10, "{count}");
 }
 
-/// The paper's figures (arXiv:2310.15308 §4.1, appendix; spec 5.3), written down a second time.
+/// The paper's figures (arXiv:2310.15308 §4, appendix; spec 5.3), written down a second time.
 #[test]
 fn the_papers_recipes_hold_the_papers_settings() {
     let open = |name: &str| {

@@ -289,6 +289,36 @@ fn unreadable_photos_are_counted_and_skipped_up_to_the_limit() {
 }
 
 #[test]
+fn a_shard_that_goes_away_is_named_and_the_checkpoint_stays() {
+    let folder = folder();
+    let path = folder.path();
+    photos(path, &[]);
+    for (shard, range) in [("a-0.tar", 0..6), ("a-1.tar", 6..12)] {
+        let mut tar = tar::Builder::new(std::fs::File::create(path.join(shard)).unwrap());
+        range.for_each(|i| tar.append_path_with_name(path.join(format!("photo{i}.png")), format!("{i}.png")).unwrap());
+        tar.finish().unwrap();
+    }
+    let recipe = Recipe { data: ("webdataset", "a-{0..1}.tar"), objectives: DISTILL.into(), ..shapes(100_000, 1) };
+    recipe.write(path);
+    let child = start(path, "run");
+    let begin = Instant::now();
+    while !path.join("run/checkpoint.safetensors").exists() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "no progress");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::fs::remove_file(path.join("a-1.tar")).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("could not be read, the limit is 0") && message.contains("a-1.tar"), "{message}");
+    let step: usize = state(path, "run/checkpoint.safetensors").metadata["step"].parse().unwrap();
+    assert!(step >= 1);
+    let output = train(path, "run");
+    assert_eq!(output.status.code(), Some(2), "the same command names it again");
+    assert!(stderr(&output).contains("a-1.tar"), "{}", stderr(&output));
+}
+
+#[test]
 fn a_loss_that_is_not_finite_stops_with_its_name_and_keeps_the_checkpoint() {
     let folder = folder();
     let path = folder.path();
