@@ -179,9 +179,11 @@ fn train(
 fn one_model(args: &Args, path: &Path, protocols: &[Protocol], stop: &AtomicBool) -> Result<Row> {
     let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
     let key = sha256(&bytes);
-    let folder = args.out.join("models").join(stem(path));
+    let above = path.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+    let name = format!("{above}/{}", stem(path));
+    let folder = args.out.join("models").join(name.replace('/', "_"));
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    let fresh = Row { name: stem(path), sha256: key.clone(), ..Row::default() };
+    let fresh = Row { name, sha256: key.clone(), ..Row::default() };
     let mut row = stored(&folder).filter(|row| row.sha256 == key).unwrap_or(fresh);
     let state = samclip_weights::StateDict::open(path)?;
     let variant = state.metadata.get("variant").map_or("sam_clip_nano", String::as_str);
