@@ -2,9 +2,15 @@
 //! are unstable; the tile layouts are those of Intel's Optimization Reference
 //! Manual, chapter "Intel AMX".
 //!
-//! Packed layouts (bf16, tiles of 1 KiB): A `[m/16][k/32][16 rows][32 k]`,
-//! B `[n/16][k/32][16 k-pairs][16 columns][2]`.
+//! Packed layouts (bf16, tiles of 1 KiB): A `[m/32][k/32][2][16 rows][32 k]`,
+//! B `[n/32][k/32][2][16 k-pairs][16 columns][2]`: the two tiles that a step of a block reads
+//! lie side by side, so that each operand is one stream.
+use crate::activation::activate;
+use crate::amx_rows;
+use crate::attention::Forward;
+use crate::block::{Activation, Norm};
 use crate::engine::{Engine, Mat, Start};
+use crate::simd::Simd;
 use std::arch::asm;
 use std::arch::x86_64::*;
 
@@ -91,6 +97,35 @@ impl Engine for Amx {
         // SAFETY: contract of the trait.
         unsafe { mul(m, n, k, a.cast(), b.cast(), c, ldc, start) }
     }
+
+    #[inline(always)]
+    unsafe fn attend<S: Simd>(self, _s: S, head: Forward) {
+        // SAFETY: contract of the trait.
+        unsafe { head.run_amx() }
+    }
+
+    #[inline(always)]
+    unsafe fn pack_activation<S: Simd>(self, s: S, activation: Activation, y: *mut f32, m: usize, k: usize, dst: *mut f32) {
+        // SAFETY: contract of the trait.
+        unsafe {
+            if k.is_multiple_of(32) {
+                amx_rows::pack_activation(activation, y, m, k, dst.cast());
+            } else {
+                activate(s, activation, y, m * k);
+                self.pack_a(Mat { ptr: y, rs: k, cs: 1 }, m, k, dst);
+            }
+        }
+    }
+
+    fn packs_norm(k: usize) -> bool {
+        k.is_multiple_of(32)
+    }
+
+    #[inline(always)]
+    unsafe fn pack_norm(self, x: *const f32, norm: &Norm, r: usize, kc: usize, words: usize, dst: *mut f32) {
+        // SAFETY: contract of the trait; a word is two bf16.
+        unsafe { amx_rows::pack_norm(x, norm, r, kc, 2 * words, dst.cast()) }
+    }
 }
 
 /// Packs `outer` x `k` in groups of 32 outer elements. `rows`: a tile row is
@@ -109,7 +144,7 @@ unsafe fn pack(src: Mat, outer: usize, k: usize, dst: *mut u16, rows: bool) {
         // SAFETY: the source offset is taken only when something is live there;
         // loads are masked to `live` x `depth`; the tile is inside dst.
         unsafe {
-            let d = dst.add((o * kt + kb) * 512).cast::<__m512i>();
+            let d = dst.add(((o / 2 * kt + kb) * 2 + o % 2) * 512).cast::<__m512i>();
             let mut t = [_mm512_setzero_si512(); 16];
             if live > 0 {
                 let s = src.at(o * 16, kb * 32);
@@ -291,13 +326,13 @@ macro_rules! full_block {
             "2:\n",
             "tileloadd tmm4, [{a} + {s}*1]\n",
             "tileloadd tmm6, [{b} + {s}*1]\n",
-            "tileloadd tmm5, [{a2} + {s}*1]\n",
-            "tileloadd tmm7, [{b2} + {s}*1]\n",
+            "tileloadd tmm5, [{a} + {s}*1 + 1024]\n",
+            "tileloadd tmm7, [{b} + {s}*1 + 1024]\n",
             "tdpbf16ps tmm0, tmm4, tmm6\n",
             "tdpbf16ps tmm2, tmm5, tmm6\n",
             "tdpbf16ps tmm1, tmm4, tmm7\n",
             "tdpbf16ps tmm3, tmm5, tmm7\n",
-            "add {a}, 1024\nadd {a2}, 1024\nadd {b}, 1024\nadd {b2}, 1024\n",
+            "add {a}, 2048\nadd {b}, 2048\n",
             "dec {kt}\n",
             "jnz 2b\n",
             "tilestored [{c} + {l}*1], tmm0\n",
@@ -317,9 +352,7 @@ unsafe fn block(a: *const u16, b: *const u16, kt: usize, c: *mut f32, stride: us
             "tilezero tmm0\ntilezero tmm1\ntilezero tmm2\ntilezero tmm3",
             full_block!(),
             a = inout(reg) a => _,
-            a2 = inout(reg) a.add(kt * 512) => _,
             b = inout(reg) b => _,
-            b2 = inout(reg) b.add(kt * 512) => _,
             kt = inout(reg) kt => _,
             s = in(reg) 64usize,
             c = in(reg) c,
@@ -346,9 +379,7 @@ unsafe fn block_from(
             "tileloadd tmm3, [{f2} + {fl}*1 + 64]",
             full_block!(),
             a = inout(reg) a => _,
-            a2 = inout(reg) a.add(kt * 512) => _,
             b = inout(reg) b => _,
-            b2 = inout(reg) b.add(kt * 512) => _,
             kt = inout(reg) kt => _,
             s = in(reg) 64usize,
             c = in(reg) c,
@@ -374,17 +405,16 @@ unsafe fn half_block(a: *const u16, b: *const u16, kt: usize, c: *mut f32) {
             "2:",
             "tileloadd tmm4, [{a} + {s}*1]",
             "tileloadd tmm6, [{b} + {s}*1]",
-            "tileloadd tmm7, [{b2} + {s}*1]",
+            "tileloadd tmm7, [{b} + {s}*1 + 1024]",
             "tdpbf16ps tmm0, tmm4, tmm6",
             "tdpbf16ps tmm1, tmm4, tmm7",
-            "add {a}, 1024", "add {b}, 1024", "add {b2}, 1024",
+            "add {a}, 2048", "add {b}, 2048",
             "dec {kt}",
             "jnz 2b",
             "tilestored [{c} + {l}*1], tmm0",
             "tilestored [{c} + {l}*1 + 64], tmm1",
             a = inout(reg) a => _,
             b = inout(reg) b => _,
-            b2 = inout(reg) b.add(kt * 512) => _,
             kt = inout(reg) kt => _,
             s = in(reg) 64usize,
             c = in(reg) c,

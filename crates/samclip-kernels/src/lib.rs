@@ -14,9 +14,14 @@
 mod activation;
 #[cfg(target_arch = "x86_64")]
 mod amx;
+#[cfg(target_arch = "x86_64")]
+mod amx_attention;
+#[cfg(target_arch = "x86_64")]
+mod amx_rows;
 mod attention;
 mod attention_backward;
 mod block;
+mod block_attention;
 mod conv;
 mod engine;
 mod gemm;
@@ -28,6 +33,8 @@ mod packed;
 mod scratch;
 mod self_attention;
 mod simd;
+mod two_way;
+mod upscaling;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -43,4 +50,6 @@ pub use gemm::{Init, Layout, column_sums, gemm};
 pub use norm::{layer_norm, layer_norm_backward};
 pub use optim::{AdamW, adamw_step};
 pub use packed::PackedLinear;
+pub use two_way::{ImageSide, Update};
+pub use upscaling::Upscaling;
 pub use self_attention::{RelTables, Saved, TableGrads, self_attention, self_attention_backward};
