@@ -17,6 +17,8 @@ mod amx;
 #[cfg(target_arch = "x86_64")]
 mod amx_attention;
 #[cfg(target_arch = "x86_64")]
+mod amx_pack;
+#[cfg(target_arch = "x86_64")]
 mod amx_rows;
 mod attention;
 mod attention_backward;
@@ -26,6 +28,7 @@ mod conv;
 mod engine;
 mod gemm;
 pub mod isa;
+mod mask_runs;
 mod math;
 mod norm;
 mod optim;
@@ -47,6 +50,7 @@ pub use attention_backward::{AttentionGrads, attention_backward};
 pub use conv::{Conv3x3, col2im_3x3, conv3x3, conv3x3_backward, im2col_3x3};
 pub use engine::Precision;
 pub use gemm::{Init, Layout, column_sums, gemm};
+pub use mask_runs::{Axis, MaskRuns, Resize};
 pub use norm::{layer_norm, layer_norm_backward};
 pub use optim::{AdamW, adamw_step};
 pub use packed::PackedLinear;
