@@ -5,6 +5,7 @@
 //! ChaCha generator seeded with (seed, epoch, index), so threads change speed, never results.
 
 pub mod augment;
+mod buckets;
 pub mod captions;
 mod dataset;
 mod error;
@@ -15,9 +16,13 @@ pub mod loader;
 pub mod mask_folder;
 pub mod names;
 mod objects;
+mod pool;
 pub mod prompts;
 pub mod sa1b;
+pub mod shapes;
+pub mod tar_files;
 pub mod voc;
+pub mod webdataset;
 
 pub use dataset::{Dataset, IGNORE, Sample, open};
 pub use error::DataError;

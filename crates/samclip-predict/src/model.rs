@@ -152,6 +152,19 @@ impl Model {
         }
     }
 
+    /// Classifies at this side instead of the variant's; only SAM-CLIP takes several.
+    ///
+    /// # Errors
+    /// A model of one side, or a side that is not a multiple of 16.
+    pub fn set_classify_side(&mut self, side: usize) -> Result<(), PredictError> {
+        match &mut self.kind {
+            Kind::SamClip(model) if side > 0 && side % 16 == 0 => model.settings.classify.1 = side,
+            Kind::SamClip(_) => return Err(PredictError::Check(format!("side {side} is not a multiple of 16"))),
+            _ => return self.unable("classify at another side", "sam_clip_nano, sam_clip_vit_b"),
+        }
+        Ok(())
+    }
+
     /// True if the model was trained with a constant background channel.
     pub fn has_background_channel(&self) -> bool {
         matches!(&self.kind, Kind::SamClip(model) if model.settings.background_logit.is_some())
@@ -243,7 +256,11 @@ pub fn read_weights(variant: Variant, path: Option<&Path>) -> Result<StateDict, 
     Ok(state)
 }
 
-fn read_table(variant: Variant, spec: &ModelSpec) -> Result<Option<TextTable>, PredictError> {
+/// The text table of a SAM-CLIP: the given file, or the built-in one of sam_clip_nano.
+///
+/// # Errors
+/// A file that is no table.
+pub fn read_table(variant: Variant, spec: &ModelSpec) -> Result<Option<TextTable>, PredictError> {
     if let Some(path) = &spec.text_table {
         let table = StateDict::open(path).map_err(PredictError::from);
         let table = table.and_then(|state| Ok(TextTable::from_state(&state)?));

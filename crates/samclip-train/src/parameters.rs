@@ -31,6 +31,10 @@ pub struct TensorState {
     pub mean: Vec<f32>,
     /// AdamW's running mean of squares; empty where frozen.
     pub square: Vec<f32>,
+    /// Running mean of the value; empty without EMA or where frozen.
+    pub ema: Vec<f32>,
+    /// Updates so far: the bias correction counts those of this tensor, as torch does.
+    pub updates: usize,
     /// Whether the run may change it.
     pub trainable: bool,
     /// Whether weight decay applies.
@@ -75,6 +79,7 @@ impl Parameters {
     ) {
         let mut state = tensor(format!("{AUX}{name}"), shape, value, model, optimizer);
         state.trainable = true;
+        state.ema = optimizer.ema_decay.map_or_else(Vec::new, |_| state.value.clone());
         state.mean = vec![0.0; state.value.len()];
         state.square = vec![0.0; state.value.len()];
         self.tensors.push(state);
@@ -88,6 +93,15 @@ impl Parameters {
     /// All tensors, the module's first.
     pub fn tensors(&self) -> &[TensorState] {
         &self.tensors
+    }
+
+    /// Patterns that match no tensor: a slip of the recipe.
+    pub fn unmatched<'a>(&self, patterns: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+        let matches = |pattern: &str| {
+            let pattern = pattern.strip_prefix('!').unwrap_or(pattern);
+            self.tensors.iter().any(|t| glob::matches(pattern, &t.name))
+        };
+        patterns.into_iter().find(|pattern| !matches(pattern))
     }
 
     /// All tensors, the module's first.
@@ -151,6 +165,14 @@ impl Parameters {
         module.map(&mut Apply { next: 0, tensors: &self.tensors, device: device.clone() })
     }
 
+    /// The first tensor whose value is not finite, with the value found.
+    pub fn non_finite_value(&self) -> Option<(&str, f32)> {
+        self.tensors.iter().filter(|t| t.trainable).find_map(|t| {
+            let bad = t.value.iter().find(|v| !v.is_finite())?;
+            Some((t.name.as_str(), *bad))
+        })
+    }
+
     /// The first tensor whose gradient is not finite, with the value found.
     pub fn non_finite_gradient(&self) -> Option<(&str, f32)> {
         self.tensors.iter().find_map(|t| {
@@ -175,7 +197,10 @@ fn tensor(
         .rev()
         .find(|group| glob::matches(&group.pattern, &name))
         .map_or(1.0, |group| group.lr_scale);
+    let ema = optimizer.ema_decay.filter(|_| trainable).map_or_else(Vec::new, |_| value.clone());
     TensorState {
+        ema,
+        updates: 0,
         decays: decays(&name, &shape),
         grad: Vec::new(),
         mean: vec![0.0; moments],

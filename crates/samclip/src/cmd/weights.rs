@@ -26,6 +26,10 @@ enum Action {
     Convert(Convert),
     /// Run a checkpoint on stored inputs and compare with stored outputs
     Check(Check),
+    /// Between two checkpoints: (1 - alpha) A + alpha B (Wise-FT)
+    Interpolate(super::weights_merge::Interpolate),
+    /// The SAM part of a SAM-CLIP with Meta's names, and a text table of chosen names
+    Export(super::weights_merge::Export),
 }
 
 #[derive(Debug, clap::Args)]
@@ -92,6 +96,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
         Action::Inspect(args) => inspect(&args),
         Action::Convert(args) => convert_file(&args),
         Action::Check(args) => check_file(&args),
+        Action::Interpolate(args) => super::weights_merge::interpolate(&args),
+        Action::Export(args) => super::weights_merge::export(&args),
     }
 }
 
