@@ -39,6 +39,10 @@ pub trait Dataset: Send + Sync {
     /// # Errors
     /// A missing or corrupt file, a mask of another size than its photo, an index beyond the end.
     fn get(&self, index: usize) -> Result<Sample, DataError>;
+    /// The sample's name without reading it, where the data set knows it.
+    fn id(&self, _index: usize) -> Option<String> {
+        None
+    }
     /// Class names; the index is the label value. Empty for class-less data.
     fn class_names(&self) -> &[String];
     /// The class that means "none of the others", if the dataset has one.

@@ -11,12 +11,14 @@ mod error;
 pub mod file_list;
 pub mod image_folder;
 mod item;
+pub mod labelled;
 pub mod loader;
 pub mod mask_folder;
 pub mod names;
 mod objects;
 pub mod prompts;
 pub mod sa1b;
+pub mod subset;
 pub mod voc;
 
 pub use dataset::{Dataset, IGNORE, Sample, open};

@@ -60,6 +60,9 @@ impl Dataset for Voc {
         let class_ids = present_classes(&labels, self.background());
         Ok(Sample { id, image, labels: Some(labels), masks: Vec::new(), class_ids, captions: Vec::new() })
     }
+    fn id(&self, index: usize) -> Option<String> {
+        self.ids.get(index).cloned()
+    }
     fn class_names(&self) -> &[String] {
         &self.classes
     }

@@ -9,6 +9,7 @@ pub mod error;
 pub mod export;
 pub mod feed;
 pub mod glob;
+pub mod guided;
 mod inputs;
 pub mod losses;
 pub mod objectives;

@@ -9,6 +9,7 @@
 
 pub mod accounting;
 mod adapters;
+pub mod artefact;
 mod config;
 mod encoder;
 mod guidance;

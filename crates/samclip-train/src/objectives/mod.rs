@@ -4,6 +4,7 @@
 //! outputs; each returns its terms and a surrogate scalar whose gradient with respect
 //! to the model's outputs is the loss's (see [`inject`]). One backward per task.
 
+pub mod clip_guided;
 mod dense_text;
 mod feature_distill;
 mod mask_supervision;
