@@ -9,7 +9,7 @@ use samclip_data::prompts::{distance_maximum, distance_peak, tight_box};
 use samclip_data::{Dataset, IGNORE, Object, Sample, components};
 use samclip_image::{LabelMap, Mask};
 use samclip_predict::roles::Timing;
-use samclip_predict::{Prompt, PromptSegmenter, SegmentOptions, TextMode as PredictTextMode, ZeroShotClassifier};
+use samclip_predict::{Point, Prompt, PromptSegmenter, SegmentOptions, TextMode as PredictTextMode, ZeroShotClassifier};
 
 /// A model under test, seen through its roles.
 pub struct Subject<'a> {
@@ -153,7 +153,12 @@ fn segment(
     };
     let options = SegmentOptions { text_threshold: protocol.text.threshold, text_mode, ..SegmentOptions::STANDARD };
     for texts in texts.chunks(at_once) {
-        let prompts: Vec<Prompt> = texts.iter().map(|(_, name)| Prompt::text(name)).collect();
+        let prompt = |(class, name): &(usize, String)| {
+            let click = distance_maximum(&photo.class_mask(*class)).filter(|_| protocol.text.click);
+            let points = click.map(|[x, y]| Point { x, y, positive: true }).into_iter().collect();
+            Prompt { points, ..Prompt::text(name) }
+        };
+        let prompts: Vec<Prompt> = texts.iter().map(prompt).collect();
         let (masks, _) = photo.ask(segmenter, &prompts, &options)?;
         for ((class, _), mask) in texts.iter().zip(&masks).filter(|((class, _), _)| present(class)) {
             add(&mut tally.text[*class], Overlap::of(mask, &photo.class_mask(*class), &photo.void));

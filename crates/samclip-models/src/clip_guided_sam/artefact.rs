@@ -17,6 +17,9 @@ use crate::state;
 /// Value of the metadata key `format`.
 pub const FORMAT: &str = "samclip-adapter-1";
 
+/// Value of `format` where the bases are in the file too.
+pub const FORMAT_MERGED: &str = "samclip-adapter-merged-1";
+
 /// What an adapter file says about itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -143,7 +146,7 @@ pub fn to_state<'a>(
 pub fn about(state: &StateDict) -> Result<About, ModelError> {
     let bad = |message: String| ModelError::Input(format!("not an adapter: {message}"));
     match state.metadata.get("format") {
-        Some(format) if format == FORMAT => {}
+        Some(format) if format == FORMAT || format == FORMAT_MERGED => {}
         Some(other) => return Err(bad(format!("expected format {FORMAT}, found {other}"))),
         None => return Err(bad("the metadata has no `format`".to_owned())),
     }
@@ -151,25 +154,53 @@ pub fn about(state: &StateDict) -> Result<About, ModelError> {
     serde_json::from_str(json).map_err(|e| bad(format!("metadata `about`: {e}")))
 }
 
-/// The adapted model: bases and adapter together, strictly.
+/// Whether the bases are in the file too.
+pub fn is_merged(state: &StateDict) -> bool {
+    state.metadata.get("format").is_some_and(|format| format == FORMAT_MERGED)
+}
+
+/// Bases and adapter in one file.
+///
+/// # Errors
+/// Other bases than the adapter's, or a file that is merged already.
+pub fn merge(bases: &Bases, adapter: &StateDict) -> Result<StateDict, ModelError> {
+    if is_merged(adapter) {
+        return Err(ModelError::Input("the adapter is merged already".to_owned()));
+    }
+    check_bases(bases, &about(adapter)?)?;
+    let mut whole = bases.sam.clone();
+    for (name, tensor) in bases.clip.iter().chain(adapter.iter()) {
+        whole.insert(name, tensor.clone());
+    }
+    whole.metadata = adapter.metadata.clone();
+    whole.metadata.insert("format".to_owned(), FORMAT_MERGED.to_owned());
+    Ok(whole)
+}
+
+/// The adapted model: bases and adapter together, strictly. A merged file needs no bases.
 ///
 /// # Errors
 /// Other bases than the adapter was trained on (by hash), a tensor that is missing or superfluous.
 pub fn adapted(bases: &Bases, adapter: &StateDict, device: &Device) -> Result<(About, ClipGuidedSam), ModelError> {
     let about = about(adapter)?;
+    if is_merged(adapter) {
+        let model = about.config.init(&mut Init::zeros(device))?;
+        return Ok((about, state::load(model, adapter)?));
+    }
+    check_bases(bases, &about)?;
+    let model = whole(bases, adapter, &about.config, device)?;
+    Ok((about, model))
+}
+
+fn check_bases(bases: &Bases, about: &About) -> Result<(), ModelError> {
     for (part, base, found) in [("sam", &about.sam, &bases.sam), ("clip", &about.clip, &bases.clip)] {
         let found = tensors_hash(found);
         if base.sha256 != found {
-            return Err(ModelError::WrongBase {
-                part,
-                name: base.name.clone(),
-                expected: base.sha256.clone(),
-                found,
-            });
+            let (name, expected) = (base.name.clone(), base.sha256.clone());
+            return Err(ModelError::WrongBase { part, name, expected, found });
         }
     }
-    let model = whole(bases, adapter, &about.config, device)?;
-    Ok((about, model))
+    Ok(())
 }
 
 fn whole(

@@ -116,6 +116,11 @@ impl PairData {
         Ok(())
     }
 
+    /// The row of a class of the data set, none where it does not take part.
+    pub fn row(&self, class: usize) -> Option<usize> {
+        self.rows.get(class).copied().flatten()
+    }
+
     /// Photos that take part.
     pub fn len(&self) -> usize {
         self.photos.len()
@@ -204,7 +209,7 @@ impl PairData {
             .iter()
             .map(|&v| match v {
                 IGNORE => IGNORE,
-                v => u8::from(self.rows.get(usize::from(v)).copied().flatten() == Some(row)),
+                v => u8::from(self.row(usize::from(v)) == Some(row)),
             })
             .collect();
         let from_truth = match recipe.objective.points {

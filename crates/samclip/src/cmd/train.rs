@@ -37,13 +37,7 @@ pub struct Args {
 
 /// Runs the verb.
 pub fn run(args: Args) -> Result<ExitCode> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        // a second signal ends the process at once
-        signal_hook::flag::register_conditional_shutdown(signal, 2, stop.clone())
-            .context("signal handler")?;
-        signal_hook::flag::register(signal, stop.clone()).context("signal handler")?;
-    }
+    let stop = stop_on_signals()?;
     let options = RunOptions {
         data: args.data,
         out: args.out,
@@ -53,7 +47,17 @@ pub fn run(args: Args) -> Result<ExitCode> {
         allow_changed_recipe: args.allow_changed_recipe,
     };
     let mut printer = Printer::default();
-    let outcome = samclip_train::run(&args.recipe, &options, &mut printer, &stop)?;
+    let guided = samclip_train::guided::is_guided(&args.recipe);
+    let (outcome, product) = match guided {
+        true => {
+            let outcome = samclip_train::guided::run(&args.recipe, &options, &mut printer, &stop)?;
+            (outcome, samclip_train::guided::ADAPTER_FILE)
+        }
+        false => {
+            let outcome = samclip_train::run(&args.recipe, &options, &mut printer, &stop)?;
+            (outcome, samclip_train::export::MODEL_FILE)
+        }
+    };
     printer.finish();
     if stop.load(Ordering::Relaxed) && !outcome.complete {
         eprintln!(
@@ -62,26 +66,40 @@ pub fn run(args: Args) -> Result<ExitCode> {
             options.out.display()
         );
     } else {
-        println!("{}", options.out.join(samclip_train::export::MODEL_FILE).display());
+        println!("{}", options.out.join(product).display());
     }
     Ok(ExitCode::SUCCESS)
 }
 
+/// A flag that SIGINT and SIGTERM set.
+pub(super) fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // a second signal ends the process at once
+        signal_hook::flag::register_conditional_shutdown(signal, 2, stop.clone())
+            .context("signal handler")?;
+        signal_hook::flag::register(signal, stop.clone()).context("signal handler")?;
+    }
+    Ok(stop)
+}
+
 /// One line per log entry on stderr; a live line only on a terminal.
 #[derive(Default)]
-struct Printer {
+pub(super) struct Printer {
     bar: Option<ProgressBar>,
     lines: Vec<Line>,
 }
 
 impl Printer {
-    fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
         eprint!("{}", curve(&self.lines, 72, 12));
     }
 }
+
+impl samclip_train::guided::GuidedObserver for Printer {}
 
 impl Observer for Printer {
     fn note(&mut self, text: &str) {
