@@ -44,6 +44,13 @@ impl Voc {
     }
 }
 
+impl Voc {
+    /// Where photo `index` lies.
+    pub(crate) fn photo(&self, index: usize) -> PathBuf {
+        self.root.join("JPEGImages").join(format!("{}.jpg", self.ids[index]))
+    }
+}
+
 impl Dataset for Voc {
     fn name(&self) -> &str {
         "voc"
@@ -54,7 +61,7 @@ impl Dataset for Voc {
     fn get(&self, index: usize) -> Result<Sample, DataError> {
         check_index(self, index)?;
         let id = self.ids[index].clone();
-        let image = open_image(&self.root.join("JPEGImages").join(format!("{id}.jpg")))?;
+        let image = open_image(&self.photo(index))?;
         let path = self.root.join("SegmentationClass").join(format!("{id}.png"));
         let labels = open_labels(&path, &image, self.classes.len(), None)?;
         let class_ids = present_classes(&labels, self.background());

@@ -65,13 +65,13 @@ pub fn check(path: &Path, split: &str, wanted: &[String]) -> Result<(Labelled, C
     for (index, counts) in counted.into_iter().enumerate() {
         match counts {
             Err(error) => {
-                findings.push(finding(error, path));
+                findings.push(finding(&error, root(path)));
                 bad.push(index);
             }
             Ok(counts) => {
                 let labelled = |v: usize| counts[v] > 0 && Some(v) != data.background();
                 if !(0..usize::from(IGNORE)).any(labelled) {
-                    let file = PathBuf::from(data.id(index).unwrap_or_default());
+                    let file = data.file(index);
                     findings.push(Finding { file, message: "an empty mask: no class in it".to_owned() });
                     bad.push(index);
                 }
@@ -98,6 +98,11 @@ pub fn check(path: &Path, split: &str, wanted: &[String]) -> Result<(Labelled, C
     Ok((data, check))
 }
 
+/// The folder of the labels: a file's folder, or the folder itself.
+fn root(path: &Path) -> &Path {
+    if path.is_dir() { path } else { path.parent().unwrap_or(path) }
+}
+
 fn count(data: &Labelled, index: usize) -> Counted {
     let sample = data.get(index)?;
     let mut counts = Box::new([0u64; 256]);
@@ -118,15 +123,17 @@ fn class_findings(classes: &[ClassCount], wanted: &[String], path: &Path) -> Vec
     found
 }
 
-/// An error as a finding: the file that it names, and the rest of its message.
-fn finding(error: DataError, data: &Path) -> Finding {
-    let file = match &error {
-        DataError::Io { path, .. } | DataError::Format { path, .. } | DataError::SizeMismatch { path, .. } => path.clone(),
-        _ => data.to_owned(),
-    };
+/// An error as a finding: the file at the end of its message, and the rest of it.
+fn finding(error: &DataError, data: &Path) -> Finding {
     let text = error.to_string();
-    let message = text.strip_suffix(&format!(": {}", file.display())).unwrap_or(&text).to_owned();
-    Finding { file, message }
+    match text.rsplit_once(": ") {
+        Some((message, path)) if Path::new(path).starts_with(data) => {
+            let missing = !Path::new(path).exists();
+            let message = if missing { "the file is missing" } else { message }.to_owned();
+            Finding { file: PathBuf::from(path), message }
+        }
+        _ => Finding { file: data.to_owned(), message: text },
+    }
 }
 
 /// What a mask folder alone shows: photos of one name, photos without a mask, masks without a photo.

@@ -98,6 +98,11 @@ impl Coco {
         Ok(Self { file: path.to_owned(), images, annotations, of_image, classes, values, folder })
     }
 
+    /// Where photo `index` lies.
+    pub(super) fn photo(&self, index: usize) -> PathBuf {
+        self.folder.join(&self.images[index].file_name)
+    }
+
     /// Everything that is wrong with the file.
     pub(super) fn findings(&self) -> Vec<Finding> {
         let mut found = Vec::new();
@@ -178,7 +183,7 @@ impl Dataset for Coco {
     fn get(&self, index: usize) -> Result<Sample, DataError> {
         check_index(self, index)?;
         let picture = &self.images[index];
-        let path = self.folder.join(&picture.file_name);
+        let path = self.photo(index);
         let image = open_image(&path)?;
         let (width, height) = (image.width(), image.height());
         let stated = (picture.width, picture.height);

@@ -68,6 +68,11 @@ impl LabelMe {
         Ok(Self { files, classes })
     }
 
+    /// The labels of photo `index`.
+    pub(super) fn label_file(&self, index: usize) -> PathBuf {
+        self.files[index].0.clone()
+    }
+
     /// Everything that is wrong with the files.
     pub(super) fn findings(&self) -> Vec<Finding> {
         let mut found = Vec::new();

@@ -16,7 +16,7 @@ use crate::error::{PHOTO, list_files};
 use crate::mask_folder::MaskFolder;
 use crate::voc::Voc;
 use crate::{DataError, Dataset, Sample};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use check::{Check, ClassCount, Finding, check};
 pub use coco::Coco;
@@ -84,7 +84,7 @@ fn open_masks(path: &Path, split: &str) -> Result<MaskFolder, DataError> {
     let classes = crate::error::read_lines(&path.join("classes.txt"))?;
     let find = |names: &[&str]| classes.iter().find(|c| names.contains(&c.to_lowercase().as_str())).cloned();
     let (background, void) = (find(&BACKGROUND), find(&VOID));
-    let split = if path.join("images").is_dir() { "." } else { split };
+    let split = if path.join("images").is_dir() { "" } else { split };
     MaskFolder::open("masks", path, split, background.as_deref(), void.as_deref())
 }
 
@@ -96,6 +96,16 @@ impl Labelled {
             Self::Voc(_) => "VOC",
             Self::Masks(_) => "mask folder",
             Self::LabelMe(_) => "LabelMe",
+        }
+    }
+
+    /// The photo's file, or the label file that stands for it.
+    fn file(&self, index: usize) -> PathBuf {
+        match self {
+            Self::Coco(d) => d.photo(index),
+            Self::Voc(d) => d.photo(index),
+            Self::Masks(d) => d.photos()[index].clone(),
+            Self::LabelMe(d) => d.label_file(index),
         }
     }
 
