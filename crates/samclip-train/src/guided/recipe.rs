@@ -174,8 +174,8 @@ impl GuidedRecipe {
         self.objective.clip_alone_steps = self.objective.clip_alone_steps.min(1);
         self.log.every_steps = 1;
         self.data.images = self.smoke.batch;
-        self.data.limit = self.smoke.batch * 2;
-        self.data.hold_out = 0;
+        self.data.hold_out = self.data.hold_out.min(1);
+        self.data.limit = self.smoke.batch * 2 + self.data.hold_out;
         self
     }
 
