@@ -43,6 +43,14 @@ pub trait Dataset: Send + Sync {
     fn id(&self, _index: usize) -> Option<String> {
         None
     }
+    /// The classes present in sample `index`, as [`Sample::class_ids`]; data sets that can do so leave the
+    /// photo alone.
+    ///
+    /// # Errors
+    /// As [`Dataset::get`].
+    fn present(&self, index: usize) -> Result<Vec<usize>, DataError> {
+        Ok(self.get(index)?.class_ids)
+    }
     /// Class names; the index is the label value. Empty for class-less data.
     fn class_names(&self) -> &[String];
     /// The class that means "none of the others", if the dataset has one.

@@ -61,6 +61,10 @@ impl Dataset for Subset {
         check_index(self, index)?;
         self.dataset.get(self.indices[index])
     }
+    fn present(&self, index: usize) -> Result<Vec<usize>, DataError> {
+        check_index(self, index)?;
+        self.dataset.present(self.indices[index])
+    }
     fn id(&self, index: usize) -> Option<String> {
         self.dataset.id(*self.indices.get(index)?)
     }

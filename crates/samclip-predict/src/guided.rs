@@ -120,8 +120,19 @@ impl GuidedPredictor {
 
     /// One mask per vector; `clicks` holds the user's clicks for each of them, or nothing.
     pub fn masks(&self, seen: &GuidedLook, vectors: &[Vec<f32>], clicks: &[Vec<Point>]) -> Vec<GuidedMask> {
-        let passes = vectors.chunks(PAIRS_PER_PASS).zip(clicks.chunks(PAIRS_PER_PASS));
-        passes.flat_map(|(vectors, clicks)| self.pass(seen, vectors, clicks)).collect()
+        let mut answers: Vec<Option<GuidedMask>> = vec![None; vectors.len()];
+        let mut order: Vec<usize> = (0..vectors.len()).collect();
+        // Padding with points of others would change the answer, so pairs of one count go together.
+        order.sort_by_key(|&i| clicks[i].len());
+        for group in order.chunk_by(|&a, &b| clicks[a].len() == clicks[b].len()) {
+            for pass in group.chunks(PAIRS_PER_PASS) {
+                let (own, points): (Vec<_>, Vec<_>) = pass.iter().map(|&i| (vectors[i].clone(), clicks[i].clone())).unzip();
+                for (&i, mask) in pass.iter().zip(self.pass(seen, &own, &points)) {
+                    answers[i] = Some(mask);
+                }
+            }
+        }
+        answers.into_iter().flatten().collect()
     }
 
     fn pass(&self, seen: &GuidedLook, vectors: &[Vec<f32>], clicks: &[Vec<Point>]) -> Vec<GuidedMask> {

@@ -217,6 +217,7 @@ seed = 5
 steps = 50
 precision = "f32"
 shards = 2
+pairs_per_pass = 0
 
 [bases]
 variant = "clip_guided_sam_nano_tower"
@@ -261,6 +262,7 @@ path = "unused"
 split = "train"
 limit = 0
 limit_seed = 0
+balanced = false
 hold_out = 0
 classes = []
 images = 2
@@ -444,6 +446,34 @@ fn the_adapter_of_the_best_step_is_kept_and_belongs_to_its_bases() {
     let error = artefact::adapted(&bases, &file, &Device::flex()).unwrap_err();
     assert!(error.to_string().starts_with("the adapter was trained on another sam base"), "{error}");
     assert!(error.hint().unwrap().contains("--weights"));
+}
+
+#[test]
+fn passes_change_memory_not_gradients() {
+    let step = |pairs_per_pass: usize| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut recipe = parse(RECIPE).unwrap();
+        (recipe.pairs_per_pass, recipe.shards, recipe.data.images) = (pairs_per_pass, 1, 3);
+        let mut trainer = trainer(recipe, dir.path(), &tiny());
+        let report = trainer.train_step().unwrap();
+        (report.loss, report.grad_norm)
+    };
+    let (whole, single) = (step(0), step(1));
+    assert!((whole.0 - single.0).abs() < 1e-5 && (whole.1 - single.1).abs() < 1e-4 * whole.1, "{whole:?} {single:?}");
+}
+
+#[test]
+fn a_balanced_choice_goes_round_the_classes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recipe = parse(RECIPE).unwrap();
+    (recipe.data.limit, recipe.data.balanced) = (2, true);
+    let classes = |trainer: &GuidedTrainer| trainer.data().photo_classes();
+    for seed in 0..5 {
+        recipe.data.limit_seed = seed;
+        let chosen = classes(&trainer(recipe.clone(), &dir.path().join(seed.to_string()), &tiny()));
+        assert_eq!(chosen.len(), 2);
+        assert!(chosen.iter().any(|c| c.contains(&0)) && chosen.iter().any(|c| c.contains(&1)), "{chosen:?}");
+    }
 }
 
 #[test]

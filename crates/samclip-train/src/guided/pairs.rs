@@ -17,6 +17,7 @@ use samclip_data::names::name_map;
 use samclip_data::{Dataset, IGNORE, Sample};
 use samclip_image::{Filter, Image, LabelMap, Normalization, prepare_squash};
 use samclip_models::clip_guided_sam::{ClipGuidedConfig, GuideConfig};
+use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -42,6 +43,7 @@ pub struct PairData {
 }
 
 /// A photo with some of its classes, ready for a step.
+#[derive(Clone)]
 pub struct Loaded {
     /// SAM's input, [3, S, S].
     pub sam: Vec<f32>,
@@ -52,6 +54,7 @@ pub struct Loaded {
 }
 
 /// One class of a photo.
+#[derive(Clone)]
 pub struct LoadedPair {
     /// Row of its vector.
     pub row: usize,
@@ -86,6 +89,9 @@ impl PairData {
             order.shuffle(&mut ChaCha8Rng::seed_from_u64(data.limit_seed));
         }
         if data.limit > 0 {
+            if data.balanced {
+                order = round_the_classes(dataset.as_ref(), order, &rows, data.limit)?;
+            }
             order.truncate(data.limit);
         }
         let held_out = order.split_off(order.len().saturating_sub(data.hold_out));
@@ -129,6 +135,11 @@ impl PairData {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.photos.is_empty()
+    }
+
+    /// The classes of each photo that takes part, as rows.
+    pub fn photo_classes(&self) -> Vec<Vec<usize>> {
+        self.photos.iter().map(|(_, rows)| rows.clone()).collect()
     }
 
     /// Pairs in an epoch.
@@ -223,6 +234,32 @@ impl PairData {
         let enough = inside >= (recipe.data.min_area * target.len() as f32).max(1.0);
         enough.then_some(LoadedPair { row, target, draws, from_truth })
     }
+}
+
+/// At most `limit` photos of `order`: one of each class in turn, until there are enough.
+fn round_the_classes(
+    dataset: &dyn Dataset,
+    order: Vec<usize>,
+    rows: &[Option<usize>],
+    limit: usize,
+) -> Result<Vec<usize>, TrainError> {
+    let classes = rows.iter().flatten().count();
+    let mut waiting: Vec<VecDeque<usize>> = vec![VecDeque::new(); classes];
+    let present: Vec<_> = order.par_iter().map(|&i| dataset.present(i)).collect();
+    for (&photo, present) in order.iter().zip(present) {
+        for row in present?.into_iter().filter_map(|c| rows[c]) {
+            waiting[row].push_back(photo);
+        }
+    }
+    let (mut chosen, mut taken) = (Vec::new(), BTreeSet::new());
+    while chosen.len() < limit && waiting.iter().any(|w| !w.is_empty()) {
+        for own in &mut waiting {
+            let next = std::iter::from_fn(|| own.pop_front()).find(|photo| taken.insert(*photo));
+            chosen.extend(next);
+        }
+    }
+    chosen.truncate(limit);
+    Ok(chosen)
 }
 
 /// The same crop at another side.

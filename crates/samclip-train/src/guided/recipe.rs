@@ -26,6 +26,9 @@ pub struct GuidedRecipe {
     pub precision: Precision,
     /// A batch is cut into this many parts that run side by side, one thread each.
     pub shards: usize,
+    /// At most so many pairs go through the networks together, the others follow: less memory, the same
+    /// gradients. 0 is all.
+    pub pairs_per_pass: usize,
     /// The networks underneath.
     pub bases: BasesSpec,
     /// What is inserted into SAM's encoder.
@@ -105,6 +108,9 @@ pub struct Data {
     pub limit: usize,
     /// Seed of that choice: the same photos for every seed of the run.
     pub limit_seed: u64,
+    /// Whether the choice goes round the classes, one photo of each in turn, as far as there are any;
+    /// otherwise every photo is as likely.
+    pub balanced: bool,
     /// Photos of the drawn order that are kept out for validation.
     pub hold_out: usize,
     /// The classes to train on; empty is all of them.

@@ -107,6 +107,11 @@ impl GuidedTrainer {
         &self.parameters
     }
 
+    /// The photos.
+    pub fn data(&self) -> &PairData {
+        &self.data
+    }
+
     /// The model as it stands, without gradients.
     pub fn model(&self) -> ClipGuidedSam {
         self.models[0].valid()
@@ -224,8 +229,23 @@ impl GuidedTrainer {
         Ok(report)
     }
 
-    /// Forward and backward of one part of a batch.
+    /// Forward and backward of one part of a batch, pass by pass.
     fn shard_step(&self, k: usize, part: &[Loaded]) -> Result<Answer, TrainError> {
+        let all: usize = part.iter().map(|l| l.pairs.len()).sum();
+        let mut answer: Option<Answer> = None;
+        for pass in passes(part, self.recipe.pairs_per_pass) {
+            let own: usize = pass.iter().map(|l| l.pairs.len()).sum();
+            let next = self.pass(k, &pass)?;
+            let weight = own as f32 / all as f32;
+            answer = Some(match answer {
+                None => next.scaled(weight),
+                Some(sum) => sum.plus(next.scaled(weight)),
+            });
+        }
+        Ok(answer.unwrap_or_default())
+    }
+
+    fn pass(&self, k: usize, part: &[Loaded]) -> Result<Answer, TrainError> {
         let model = &self.models[k];
         let look = self.look(model, part)?;
         let pairs = self.pairs(part);
@@ -303,10 +323,54 @@ pub fn write_adapter(path: &Path, about: &About, parameters: &Parameters) -> Res
     Ok(samclip_weights::write_safetensors(path, &state)?)
 }
 
-/// What a part of a batch answers.
+/// What a part of a batch answers: means of (name, value, weight) and of gradients.
+#[derive(Default)]
 struct Answer {
     terms: Vec<(&'static str, f32, f32)>,
     grads: Vec<Option<Vec<f32>>>,
+}
+
+impl Answer {
+    fn scaled(mut self, by: f32) -> Self {
+        if by != 1.0 {
+            self.terms.iter_mut().for_each(|t| t.1 *= by);
+            self.grads.iter_mut().flatten().flatten().for_each(|g| *g *= by);
+        }
+        self
+    }
+
+    fn plus(mut self, other: Self) -> Self {
+        self.terms.iter_mut().zip(other.terms).for_each(|(a, b)| a.1 += b.1);
+        for (sum, own) in self.grads.iter_mut().zip(other.grads) {
+            match (sum, own) {
+                (Some(sum), Some(own)) => sum.iter_mut().zip(own).for_each(|(a, b)| *a += b),
+                (sum @ None, own) => *sum = own,
+                _ => {}
+            }
+        }
+        self
+    }
+}
+
+/// A part cut so that no more than `most` pairs go together; 0 cuts nothing.
+fn passes(part: &[Loaded], most: usize) -> Vec<Vec<Loaded>> {
+    if most == 0 {
+        return vec![part.to_vec()];
+    }
+    let mut passes: Vec<(usize, Vec<Loaded>)> = Vec::new();
+    for image in part {
+        for pairs in image.pairs.chunks(most) {
+            let piece = Loaded { pairs: pairs.to_vec(), ..image.clone() };
+            match passes.last_mut().filter(|(n, _)| n + pairs.len() <= most) {
+                Some((n, pass)) => {
+                    *n += pairs.len();
+                    pass.push(piece);
+                }
+                None => passes.push((pairs.len(), vec![piece])),
+            }
+        }
+    }
+    passes.into_iter().map(|(_, pass)| pass).collect()
 }
 
 /// Cuts a batch into parts with about as many pairs each; no part is empty.

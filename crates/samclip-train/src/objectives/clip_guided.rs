@@ -6,11 +6,12 @@
 
 use super::{Loss, inject, values};
 use crate::losses::{BinaryLoss, BinaryWeights, binary, hard_iou};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use samclip_models::clip_guided_sam::{ClipGuidedSam, Guidance, Look, MapPrompts, cell_centre, map_prompts};
 use samclip_models::ops::{Interpolation, resize_2d};
 use samclip_models::sam::{MaskOutput, PromptInput};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Where the points of training come from; the test takes them from the map (text only) or the user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,10 +46,19 @@ const MAP_TEMPERATURE: f64 = 0.05;
 pub fn loss(model: &ClipGuidedSam, look: &Look, pairs: &Pairs, weights: BinaryWeights) -> Loss {
     let guidance = model.guide(&look.patches, &pairs.image_index, pairs.text.clone());
     let maps = map_prompts(&guidance, &model.config().prompts, model.low_res_side());
-    let embeddings = model.embed(look, &pairs.image_index, &guidance);
-    let prompts = prompts(pairs, &maps, &embeddings.device());
-    let logits = model.decode(embeddings, &prompts, MaskOutput::Single).low_res_logits; // [P, 1, s, s]
-    let mut loss = judged(logits, pairs, weights);
+    let embeddings = model.embed(look, &pairs.image_index, &guidance); // [P, C, h, w]
+    let points: Vec<Vec<[f32; 2]>> = (0..maps.len()).map(|i| pair_points(pairs, &maps[i], i)).collect();
+    let mut loss = Loss::default();
+    for group in by_count(&points) {
+        // Padding with points of others would change the answer, so pairs of one count go together.
+        let index: Vec<i64> = group.iter().map(|&i| i as i64).collect();
+        let device = embeddings.device();
+        let index = Tensor::<1, Int>::from_data(TensorData::new(index, [group.len()]), &device);
+        let own = if group.len() == maps.len() { embeddings.clone() } else { embeddings.clone().select(0, index) };
+        let prompts = prompts(&group, &points, &maps, &device);
+        let logits = model.decode(own, &prompts, MaskOutput::Single).low_res_logits; // [group, 1, s, s]
+        judge(logits, &group, pairs, weights, &mut loss);
+    }
     let tau = model.config().prompts.tau_mask;
     let of_map = |(map, target): (&MapPrompts, &Vec<u8>)| {
         let signed: Vec<f32> = map.map.iter().map(|v| v - tau + f32::EPSILON).collect();
@@ -66,60 +76,66 @@ pub fn map_loss(model: &ClipGuidedSam, look: &Look, pairs: &Pairs, weights: Bina
     let centred = similarity.clone() - similarity.mean_dim(1);
     let side = model.low_res_side();
     let map = (centred / MAP_TEMPERATURE).reshape([p, 1, grid[0], grid[1]]);
-    judged(resize_2d(map, [side, side], Interpolation::Bilinear), pairs, weights)
-}
-
-/// Loss and gradient of `logits` [P, 1, side, side]; means over the pairs.
-fn judged(logits: Tensor<4>, pairs: &Pairs, weights: BinaryWeights) -> Loss {
-    let data = values(&logits);
-    let count = pairs.targets.len();
-    let (size, scale) = (data.len() / count, 1.0 / count as f32);
-    let mut grad = vec![0.0; data.len()];
-    let (mut sum, mut iou) = (BinaryLoss::default(), 0.0);
-    for ((x, target), grad) in data.chunks(size).zip(&pairs.targets).zip(grad.chunks_mut(size)) {
-        let own = binary(x, target, weights, grad, scale);
-        sum.bce += own.bce * scale;
-        sum.dice += own.dice * scale;
-        sum.iou += own.iou * scale;
-        iou += hard_iou(x, target) * scale;
-    }
+    let all: Vec<usize> = (0..p).collect();
     let mut loss = Loss::default();
-    loss.term("bce", sum.bce, weights.bce);
-    loss.term("dice", sum.dice, weights.dice);
-    loss.term("iou", sum.iou, weights.iou);
-    loss.term("iou_mask", iou, 0.0);
-    loss.add(inject(logits, grad));
+    judge(resize_2d(map, [side, side], Interpolation::Bilinear), &all, pairs, weights, &mut loss);
     loss
 }
 
-/// Points and mask prompts; a pair with fewer points than others is padded.
-fn prompts(pairs: &Pairs, maps: &[MapPrompts], device: &Device) -> PromptInput {
-    let count = maps.len();
-    let points: Vec<Vec<[f32; 2]>> = (0..count)
-        .map(|i| match pairs.from_truth[i] {
-            true => truth_points(&pairs.targets[i], maps[i].side, &pairs.draws[i]),
-            false => maps[i].points(&pairs.draws[i]),
-        })
-        .collect();
-    let most = points.iter().map(Vec::len).max().unwrap_or(0);
-    let (mut coords, mut labels) = (Vec::new(), Vec::new());
-    for own in &points {
-        for i in 0..most {
-            let point = own.get(i);
-            coords.extend(point.copied().unwrap_or([0.0; 2]));
-            labels.push(if point.is_some() { 1.0 } else { -1.0 });
+/// Adds loss and gradient of the pairs of `group`: `logits` [group, 1, side, side]; means over all pairs.
+fn judge(logits: Tensor<4>, group: &[usize], pairs: &Pairs, weights: BinaryWeights, loss: &mut Loss) {
+    let data = values(&logits);
+    let (size, scale) = (data.len() / group.len(), 1.0 / pairs.targets.len() as f32);
+    let mut grad = vec![0.0; data.len()];
+    let (mut sum, mut iou) = (BinaryLoss::default(), 0.0);
+    for ((x, &pair), grad) in data.chunks(size).zip(group).zip(grad.chunks_mut(size)) {
+        let own = binary(x, &pairs.targets[pair], weights, grad, scale);
+        sum.bce += own.bce * scale;
+        sum.dice += own.dice * scale;
+        sum.iou += own.iou * scale;
+        iou += hard_iou(x, &pairs.targets[pair]) * scale;
+    }
+    let terms = [("bce", sum.bce, weights.bce), ("dice", sum.dice, weights.dice), ("iou", sum.iou, weights.iou), ("iou_mask", iou, 0.0)];
+    for (name, value, weight) in terms {
+        match loss.terms.iter_mut().find(|t| t.name == name) {
+            Some(term) => term.value += value,
+            None => loss.term(name, value, weight),
         }
     }
-    let tensor = |values: Vec<f32>, shape: Vec<usize>| TensorData::new(values, shape);
-    let masks: Option<Vec<f32>> = maps.iter().map(|m| m.mask.clone()).collect::<Option<Vec<_>>>().map(|m| m.concat());
-    let side = maps.first().map_or(0, |m| m.side);
+    loss.add(inject(logits, grad));
+}
+
+/// The points of pair `i`, in model-input pixels.
+fn pair_points(pairs: &Pairs, map: &MapPrompts, i: usize) -> Vec<[f32; 2]> {
+    match pairs.from_truth[i] {
+        true => truth_points(&pairs.targets[i], map.side, &pairs.draws[i]),
+        false => map.points(&pairs.draws[i]),
+    }
+}
+
+/// Pairs with the same number of points.
+fn by_count(points: &[Vec<[f32; 2]>]) -> Vec<Vec<usize>> {
+    let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for (i, own) in points.iter().enumerate() {
+        groups.entry(own.len()).or_default().push(i);
+    }
+    groups.into_values().collect()
+}
+
+/// Points and mask prompts of a group, all of one count.
+fn prompts(group: &[usize], points: &[Vec<[f32; 2]>], maps: &[MapPrompts], device: &Device) -> PromptInput {
+    let (count, n) = (group.len(), points[group[0]].len());
+    let coords: Vec<f32> = group.iter().flat_map(|&i| points[i].concat()).collect();
+    let masks: Option<Vec<Vec<f32>>> = group.iter().map(|&i| maps[i].mask.clone()).collect();
+    let side = maps[group[0]].side;
     PromptInput {
-        points: (most > 0).then(|| {
-            let coords = Tensor::from_data(tensor(coords, vec![count, most, 2]), device);
-            (coords, Tensor::from_data(tensor(labels, vec![count, most]), device))
+        points: (n > 0).then(|| {
+            let coords = Tensor::from_data(TensorData::new(coords, vec![count, n, 2]), device);
+            (coords, Tensor::ones([count, n], device))
         }),
         boxes: None,
-        mask_input: masks.map(|m| Tensor::from_data(tensor(m, vec![count, 1, side, side]), device)),
+        mask_input: masks
+            .map(|m| Tensor::from_data(TensorData::new(m.concat(), vec![count, 1, side, side]), device)),
         count,
     }
 }

@@ -145,6 +145,7 @@ fn recipe(args: &Args, report: &Check, classes: Vec<String>, names: Vec<ClassNam
         steps,
         precision: if samclip_predict::Precision::Auto.apply()? == "bf16" { Precision::Bf16 } else { Precision::F32 },
         shards: 2,
+        pairs_per_pass: 0,
         bases: BasesSpec {
             variant: "clip_guided_sam_nano".to_owned(),
             sam: BUILTIN.to_owned(),
@@ -168,6 +169,7 @@ fn recipe(args: &Args, report: &Check, classes: Vec<String>, names: Vec<ClassNam
             list: None,
             limit: args.limit,
             limit_seed: args.seed,
+            balanced: args.limit > 0,
             hold_out,
             classes,
             names,
