@@ -1,6 +1,7 @@
 //! The evaluation loop: one encoder pass a photo, all prompts on it, sums by class.
 
 use crate::EvalError;
+use crate::boxes::{Boxes, united};
 use crate::baselines::{DISK_FACTORS, disks, fill_box};
 use crate::metrics::{Overlap, mean, top1_is_present};
 use crate::protocol::{Ask, Objects, Protocol, TextMode};
@@ -19,6 +20,8 @@ pub struct Subject<'a> {
     pub segmenter: Option<&'a dyn PromptSegmenter>,
     /// Names for photos. A model without this role has no text side, so it gets no names.
     pub classifier: Option<&'a dyn ZeroShotClassifier>,
+    /// A detector's boxes that stand for names.
+    pub boxes: Option<&'a Boxes>,
 }
 
 /// Runs a protocol. `names` are the text names of the dataset's classes (by label value, none
@@ -49,8 +52,13 @@ pub fn evaluate(
         let photo = Photo::new(dataset.get(index)?, dataset, protocol)?;
         tally.baselines(&photo);
         if let Some(segmenter) = subject.segmenter {
-            let texts = if subject.classifier.is_some() { names } else { &[] };
-            segment(&photo, segmenter, texts, protocol, &mut tally)?;
+            match subject.boxes {
+                Some(boxes) => segment_boxes(&photo, segmenter, names, boxes, &mut tally)?,
+                None => {
+                    let texts = if subject.classifier.is_some() { names } else { &[] };
+                    segment(&photo, segmenter, texts, protocol, &mut tally)?;
+                }
+            }
         }
         if let Some(classifier) = subject.classifier {
             classify(&photo, classifier, names, &mut tally)?;
@@ -167,6 +175,29 @@ fn segment(
     Ok(())
 }
 
+/// Every present class as the boxes that a detector gave for its name.
+fn segment_boxes(
+    photo: &Photo,
+    segmenter: &dyn PromptSegmenter,
+    names: &[Option<String>],
+    boxes: &Boxes,
+    tally: &mut Tally,
+) -> Result<(), EvalError> {
+    segment_objects(photo, segmenter, tally)?;
+    let size = (photo.labels.width, photo.labels.height);
+    for &class in &photo.sample.class_ids {
+        let Some(name) = names.get(class).and_then(Option::as_ref) else { continue };
+        let prompts = boxes.prompts(&photo.sample.id, name, size);
+        let masks = match prompts.is_empty() {
+            true => Vec::new(),
+            false => photo.ask(segmenter, &prompts, &SegmentOptions::STANDARD)?.0,
+        };
+        let truth = photo.class_mask(class);
+        add(&mut tally.text[class], Overlap::of(&united(&masks, size), &truth, &photo.void));
+    }
+    Ok(())
+}
+
 /// A box and a click for every object.
 fn segment_objects(photo: &Photo, segmenter: &dyn PromptSegmenter, tally: &mut Tally) -> Result<(), EvalError> {
     let mut prompts = Vec::new();
@@ -255,7 +286,8 @@ impl Tally {
     fn report(&self, protocol: &Protocol, dataset: &dyn Dataset, subject: &Subject<'_>, photos: usize) -> Report {
         let classes = dataset.class_names();
         let over = &protocol.text.mean_over;
-        let text = text_figure(&self.text, classes, over).filter(|_| subject.classifier.is_some());
+        let asked = subject.classifier.is_some() || subject.boxes.is_some();
+        let text = text_figure(&self.text, classes, over).filter(|_| asked);
         let mut report = Report {
             protocol: protocol.name.clone(),
             title: protocol.title.clone(),

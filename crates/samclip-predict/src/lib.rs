@@ -35,6 +35,7 @@ pub mod record;
 pub mod roles;
 mod sam;
 mod sam_clip;
+pub mod sam_plus_clip;
 mod tensors;
 mod text;
 pub mod verbs;

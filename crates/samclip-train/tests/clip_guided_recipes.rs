@@ -1,7 +1,7 @@
 //! The recipes of CLIP-Guided SAM: every one parses, and each kind of the nano scale runs two steps.
 
 use samclip_train::RunOptions;
-use samclip_train::guided::{GuidedRecipe, is_guided, run};
+use samclip_train::guided::{BasesSpec, GuidedRecipe, OpenBases, TOWER_FILE, is_guided, is_tower, run, run_tower};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -25,7 +25,7 @@ fn below(folder: &Path) -> Vec<PathBuf> {
 #[test]
 fn every_recipe_parses_and_names_differ() {
     let mut names = Vec::new();
-    for path in below(&root()) {
+    for path in below(&root()).into_iter().filter(|path| !is_tower(path)) {
         assert!(is_guided(&path), "{}", path.display());
         let (recipe, _) = GuidedRecipe::open(&path).unwrap_or_else(|e| panic!("{e}"));
         assert!(!names.contains(&recipe.name), "{} is named twice", recipe.name);
@@ -65,29 +65,53 @@ fn the_tables_vary_what_they_say() {
     same("table9/bce_iou.toml", &|r| r.objective.losses.dice = 0.0);
 }
 
-#[test]
-fn each_kind_runs_two_steps() {
+fn data() -> Option<PathBuf> {
     let fallback = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data");
     let data = std::env::var_os("SAMCLIP_DATA").map_or_else(|| PathBuf::from(fallback), PathBuf::from);
-    if !data.join("README.md").exists() {
-        println!("skipped: no development data at {}", data.display());
-        return;
+    if data.join("README.md").exists() {
+        return Some(data);
     }
+    println!("skipped: no development data at {}", data.display());
+    None
+}
+
+fn options(data: &Path, out: &Path) -> RunOptions {
+    RunOptions {
+        data: data.to_owned(),
+        out: out.to_owned(),
+        teacher_cache: None,
+        smoke: true,
+        resume: false,
+        allow_changed_recipe: false,
+    }
+}
+
+/// Two steps of the tower's recipe, and an adapter's recipe takes what they leave as its base.
+#[test]
+fn a_tower_is_trained_and_taken_as_a_base() {
+    let Some(data) = data() else { return };
+    let out = tempfile::tempdir().unwrap();
+    let stop = AtomicBool::new(false);
+    let outcome = run_tower(&root().join("nano/clip_nano.toml"), &options(&data, out.path()), &mut (), &stop).unwrap();
+    assert!(outcome.complete && outcome.step == 2);
+    let (recipe, _) = GuidedRecipe::open(&root().join("nano/table8/tower_surgery.toml")).unwrap();
+    let spec = BasesSpec { clip: TOWER_FILE.to_owned(), ..recipe.bases.clone() };
+    let config = recipe.config().unwrap();
+    let bases = OpenBases::open(&spec, &config, out.path()).unwrap();
+    config.on_bases(&bases.bases, 1, &Default::default()).unwrap();
+    assert_eq!(bases.clip.name, "clip_guided_sam_nano_tower:clip_tower.safetensors");
+}
+
+#[test]
+fn each_kind_runs_two_steps() {
+    let Some(data) = data() else { return };
     for name in [
         "voc_366", "voc_366_mixed", "table2/su_sam_series", "table2/su_sam_lora", "table2/sam_ptx", "table2/decoder",
         "table3/modified", "table6/s_seed1", "table7/ks2_kc2", "table8/clip_alone_first", "table9/dice_iou",
     ] {
         let out = tempfile::tempdir().unwrap();
-        let options = RunOptions {
-            data: data.clone(),
-            out: out.path().to_owned(),
-            teacher_cache: None,
-            smoke: true,
-            resume: false,
-            allow_changed_recipe: false,
-        };
         let path = root().join("nano").join(format!("{name}.toml"));
-        let outcome = run(&path, &options, &mut (), &AtomicBool::new(false)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let outcome = run(&path, &options(&data, out.path()), &mut (), &AtomicBool::new(false)).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert!(outcome.complete && outcome.step == 2, "{name}");
         assert!(out.path().join("adapter.safetensors").exists(), "{name}");
     }

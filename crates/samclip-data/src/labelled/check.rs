@@ -58,10 +58,8 @@ type Counted = Result<Box<[u64; 256]>, DataError>;
 pub fn check(path: &Path, split: &str, wanted: &[String]) -> Result<(Labelled, Check), DataError> {
     let data = open(path, split)?;
     let mut findings = data.findings();
+    let (mut pixels, mut photos, mut bad) = ([0u64; 256], [0usize; 256], Vec::new());
     let counted: Vec<Counted> = (0..data.len()).into_par_iter().map(|i| count(&data, i)).collect();
-    let mut pixels = [0u64; 256];
-    let mut photos = [0usize; 256];
-    let mut bad = Vec::new();
     for (index, counts) in counted.into_iter().enumerate() {
         match counts {
             Err(error) => {

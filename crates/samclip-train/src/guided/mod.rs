@@ -7,6 +7,7 @@
 mod bases;
 mod pairs;
 mod recipe;
+mod tower;
 mod trainer;
 
 use crate::error::TrainError;
@@ -20,7 +21,8 @@ use std::sync::atomic::AtomicBool;
 
 pub use bases::{BUILTIN, OpenBases, TextVectors};
 pub use pairs::{Loaded, LoadedPair, PairData};
-pub use recipe::{BasesSpec, ClassName, Data, GuidedRecipe, Kind, Objective, is_guided};
+pub use recipe::{BasesSpec, ClassName, Data, GuidedRecipe, Kind, Objective, is_guided, is_tower};
+pub use tower::{TOWER_FILE, TowerKind, TowerRecipe, run_tower};
 pub use trainer::{ADAPTER_FILE, GuidedTrainer, write_adapter};
 
 /// What an observer thinks of the model as it stands.

@@ -140,9 +140,18 @@ pub struct ClassName {
 
 /// Whether the file is such a recipe; files that do not parse belong to whoever reads them next.
 pub fn is_guided(path: &Path) -> bool {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    let table = text.parse::<toml::Table>().unwrap_or_default();
-    table.get("kind").and_then(toml::Value::as_str) == Some("clip_guided") || table.contains_key("bases")
+    kind(path).as_deref() == Some("clip_guided")
+}
+
+/// Whether the file is the recipe of a CLIP tower.
+pub fn is_tower(path: &Path) -> bool {
+    kind(path).as_deref() == Some("clip_tower")
+}
+
+fn kind(path: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let table = text.parse::<toml::Table>().ok()?;
+    Some(table.get("kind")?.as_str()?.to_owned())
 }
 
 impl GuidedRecipe {

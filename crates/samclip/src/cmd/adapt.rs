@@ -123,36 +123,44 @@ fn class_names(given: &[String]) -> (Vec<String>, Vec<ClassName>) {
     (given.iter().map(&mut class).collect(), names)
 }
 
-/// The recipe for these photos: the built-in bases and the paper's settings, sized by the number of pairs.
+/// How long a run is, by the number of pairs.
+struct Size {
+    hold_out: usize,
+    per_epoch: usize,
+    steps: usize,
+}
+
+impl Size {
+    fn new(args: &Args, report: &Check, classes: &[String]) -> Result<Self> {
+        let photos = if args.limit > 0 { args.limit.min(report.usable) } else { report.usable };
+        let wanted = |c: &&samclip_data::labelled::ClassCount| classes.is_empty() || classes.contains(&c.class);
+        let pairs: usize = report.classes.iter().filter(wanted).map(|c| c.photos).sum();
+        let pairs = (pairs * photos).div_ceil(report.usable.max(1));
+        if pairs == 0 {
+            let message = format!("no photo shows any of the classes: {}", args.data.display());
+            return Err(DataError::Config(message).into());
+        }
+        let hold_out = if photos >= 5 { (photos * 3).div_ceil(20).clamp(1, 60) } else { 0 };
+        let per_epoch = (pairs * (photos - hold_out)).div_ceil(photos * IMAGES * CLASSES_PER_IMAGE).max(1);
+        let epochs = args.epochs.map_or_else(|| (USUAL_STEPS / per_epoch).clamp(8, 100), |e| e as usize);
+        Ok(Self { hold_out, per_epoch, steps: (epochs * per_epoch).max(10) })
+    }
+}
+
+/// The recipe for these photos: the built-in bases and the paper's settings.
 fn recipe(args: &Args, report: &Check, classes: Vec<String>, names: Vec<ClassName>) -> Result<GuidedRecipe> {
     let config = ClipGuidedConfig::nano();
-    let photos = if args.limit > 0 { args.limit.min(report.usable) } else { report.usable };
-    let wanted = |c: &&samclip_data::labelled::ClassCount| classes.is_empty() || classes.contains(&c.class);
-    let pairs: usize = report.classes.iter().filter(wanted).map(|c| c.photos).sum();
-    let pairs = (pairs * photos).div_ceil(report.usable.max(1));
-    if pairs == 0 {
-        return Err(DataError::Config(format!("no photo shows any of the classes: {}", args.data.display())).into());
-    }
-    let hold_out = if photos >= 5 { (photos * 3).div_ceil(20).clamp(1, 60) } else { 0 };
-    let per_epoch = (pairs * (photos - hold_out)).div_ceil(photos * IMAGES * CLASSES_PER_IMAGE).max(1);
-    let epochs = args.epochs.map_or_else(|| (USUAL_STEPS / per_epoch).clamp(8, 100), |e| e as usize);
-    let steps = (epochs * per_epoch).max(10);
-    let warmup_steps = (steps / 20).max(1);
+    let size = Size::new(args, report, &classes)?;
+    let bf16 = samclip_predict::Precision::Auto.apply()? == "bf16";
     Ok(GuidedRecipe {
         kind: Kind::ClipGuided,
         name: args.out.file_name().map_or_else(|| "adapt".to_owned(), |n| n.to_string_lossy().into_owned()),
         seed: args.seed,
-        steps,
-        precision: if samclip_predict::Precision::Auto.apply()? == "bf16" { Precision::Bf16 } else { Precision::F32 },
+        steps: size.steps,
+        precision: if bf16 { Precision::Bf16 } else { Precision::F32 },
         shards: 2,
         pairs_per_pass: 0,
-        bases: BasesSpec {
-            variant: "clip_guided_sam_nano".to_owned(),
-            sam: BUILTIN.to_owned(),
-            clip: BUILTIN.to_owned(),
-            text: BUILTIN.to_owned(),
-            surgery: true,
-        },
+        bases: bases(),
         adapters: config.adapters,
         prompts: PromptRules::PAPER,
         train: config.train,
@@ -162,39 +170,59 @@ fn recipe(args: &Args, report: &Check, classes: Vec<String>, names: Vec<ClassNam
             losses: BinaryWeights { bce: 1.0, dice: 1.0, iou: 1.0 },
             clip_alone_steps: 0,
         },
-        data: Data {
-            dataset: "path".to_owned(),
-            path: Some(std::path::absolute(&args.data)?),
-            split: args.split.clone(),
-            list: None,
-            limit: args.limit,
-            limit_seed: args.seed,
-            balanced: args.limit > 0,
-            hold_out,
-            classes,
-            names,
-            images: IMAGES,
-            classes_per_image: CLASSES_PER_IMAGE,
-            min_area: 0.0005,
-            augment: Augment {
-                geometry: Geometry::RandomResizedCrop { scale: [0.35, 1.0], ratio: [0.75, 1.3333] },
-                hflip: 0.5,
-                color: ColorJitter { brightness: 0.2, contrast: 0.2, saturation: 0.2 },
-                filter: PhotoFilter::Bilinear,
-            },
-        },
-        optimizer: Optimizer {
-            lr: 1e-3,
-            final_lr: 1e-5,
-            warmup_steps,
-            decay_steps: steps - warmup_steps,
-            betas: [0.9, 0.999],
-            weight_decay: 0.01,
-            clip_norm: 1.0,
-            groups: vec![Group { pattern: "clip.*".to_owned(), lr_scale: 0.1 }],
-        },
+        data: photos(args, size.hold_out, classes, names)?,
+        optimizer: optimizer(size.steps),
         checkpoint: Checkpoint { every_steps: 500, every_minutes: 3.0 },
-        log: Log { every_steps: (steps / 40).max(1), observe_every_steps: (steps / 12).max(per_epoch) },
+        log: Log { every_steps: (size.steps / 40).max(1), observe_every_steps: (size.steps / 12).max(size.per_epoch) },
         smoke: Smoke { steps: 2, batch: 2 },
     })
+}
+
+fn bases() -> BasesSpec {
+    BasesSpec {
+        variant: "clip_guided_sam_nano".to_owned(),
+        sam: BUILTIN.to_owned(),
+        clip: BUILTIN.to_owned(),
+        text: BUILTIN.to_owned(),
+        surgery: true,
+    }
+}
+
+fn photos(args: &Args, hold_out: usize, classes: Vec<String>, names: Vec<ClassName>) -> Result<Data> {
+    Ok(Data {
+        dataset: "path".to_owned(),
+        path: Some(std::path::absolute(&args.data)?),
+        split: args.split.clone(),
+        list: None,
+        limit: args.limit,
+        limit_seed: args.seed,
+        balanced: args.limit > 0,
+        hold_out,
+        classes,
+        names,
+        images: IMAGES,
+        classes_per_image: CLASSES_PER_IMAGE,
+        min_area: 0.0005,
+        augment: Augment {
+            geometry: Geometry::RandomResizedCrop { scale: [0.35, 1.0], ratio: [0.75, 1.3333] },
+            hflip: 0.5,
+            color: ColorJitter { brightness: 0.2, contrast: 0.2, saturation: 0.2 },
+            filter: PhotoFilter::Bilinear,
+        },
+    })
+}
+
+/// CLIP's attention learns at a tenth of the rate.
+fn optimizer(steps: usize) -> Optimizer {
+    let warmup_steps = (steps / 20).max(1);
+    Optimizer {
+        lr: 1e-3,
+        final_lr: 1e-5,
+        warmup_steps,
+        decay_steps: steps - warmup_steps,
+        betas: [0.9, 0.999],
+        weight_decay: 0.01,
+        clip_norm: 1.0,
+        groups: vec![Group { pattern: "clip.*".to_owned(), lr_scale: 0.1 }],
+    }
 }

@@ -5,7 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use samclip_data::names::name_map;
+use samclip_eval::boxes::Boxes;
 use samclip_eval::{Protocol, Subject, evaluate};
+use samclip_predict::sam_plus_clip::SamPlusClip;
+use samclip_predict::{EverythingOptions, PromptSegmenter};
 
 use super::common::{ModelArgs, bar, out};
 
@@ -25,6 +28,12 @@ pub struct Args {
     /// Write the report as JSON as well
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Ask names as a detector's boxes: JSON list of photo, label, box, score
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["sam_plus_clip", "adapter"])]
+    boxes: Option<PathBuf>,
+    /// Ask names of the baseline that segments everything and then classifies each mask
+    #[arg(long, conflicts_with = "adapter")]
+    sam_plus_clip: bool,
     #[command(flatten)]
     model: ModelArgs,
 }
@@ -35,10 +44,21 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let dataset = samclip_data::open(&args.data, &protocol.dataset, &protocol.split)?;
     let names = name_map(dataset.as_ref(), &args.data.join("text"))?;
     let model = args.model.load()?;
+    let boxes = args.boxes.as_deref().map(Boxes::open).transpose()?;
+    let baseline = match args.sam_plus_clip {
+        true => Some(SamPlusClip::new(&model, &model, EverythingOptions::STANDARD)?),
+        false => None,
+    };
+    let kind = match (&boxes, &baseline) {
+        (Some(_), _) => " with a detector's boxes",
+        (_, Some(_)) => ", everything then classified",
+        _ => "",
+    };
     let subject = Subject {
-        name: model.name.clone(),
-        segmenter: model.prompt_segmenter().ok(),
+        name: format!("{}{kind}", model.name),
+        segmenter: baseline.as_ref().map(|b| b as &dyn PromptSegmenter).or(model.prompt_segmenter().ok()),
         classifier: model.classifier().ok(),
+        boxes: boxes.as_ref(),
     };
     let line = bar(true, 0, "{wide_bar} {pos}/{len} photos, {eta} left");
     let mut progress = |done: usize, all: usize| {

@@ -1,6 +1,6 @@
 //! `samclip train`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use samclip_train::run_log::{Line, curve};
-use samclip_train::{Observer, RunOptions};
+use samclip_train::guided;
+use samclip_train::{Observer, Outcome, RunOptions};
 
 /// Arguments of `samclip train`.
 #[derive(Debug, clap::Args)]
@@ -47,17 +48,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         allow_changed_recipe: args.allow_changed_recipe,
     };
     let mut printer = Printer::default();
-    let guided = samclip_train::guided::is_guided(&args.recipe);
-    let (outcome, product) = match guided {
-        true => {
-            let outcome = samclip_train::guided::run(&args.recipe, &options, &mut printer, &stop)?;
-            (outcome, samclip_train::guided::ADAPTER_FILE)
-        }
-        false => {
-            let outcome = samclip_train::run(&args.recipe, &options, &mut printer, &stop)?;
-            (outcome, samclip_train::export::MODEL_FILE)
-        }
-    };
+    let (outcome, product) = train(&args.recipe, &options, &mut printer, &stop)?;
     printer.finish();
     if stop.load(Ordering::Relaxed) && !outcome.complete {
         eprintln!(
@@ -69,6 +60,22 @@ pub fn run(args: Args) -> Result<ExitCode> {
         println!("{}", options.out.join(product).display());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a recipe of any kind; the name of what it leaves.
+fn train(
+    recipe: &Path,
+    options: &RunOptions,
+    printer: &mut Printer,
+    stop: &AtomicBool,
+) -> Result<(Outcome, &'static str)> {
+    if guided::is_guided(recipe) {
+        return Ok((guided::run(recipe, options, printer, stop)?, guided::ADAPTER_FILE));
+    }
+    if guided::is_tower(recipe) {
+        return Ok((guided::run_tower(recipe, options, printer, stop)?, guided::TOWER_FILE));
+    }
+    Ok((samclip_train::run(recipe, options, printer, stop)?, samclip_train::export::MODEL_FILE))
 }
 
 /// A flag that SIGINT and SIGTERM set.
