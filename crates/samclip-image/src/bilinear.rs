@@ -10,11 +10,35 @@ use rayon::prelude::*;
 use crate::ImageTransform;
 
 /// One output position: two source indices and the weight of the second.
-#[derive(Clone, Copy)]
-struct Tap {
-    low: usize,
-    high: usize,
-    weight: f32,
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tap {
+    /// First source index.
+    pub low: usize,
+    /// Second source index, the same at the end.
+    pub high: usize,
+    /// Of the second, 0..1.
+    pub weight: f32,
+}
+
+/// The two resizes of [`postprocess_logits`] by rows and columns.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PostprocessTaps {
+    /// From the logits to the image part of the model's input.
+    pub input: [Vec<Tap>; 2],
+    /// From there to the original image.
+    pub original: [Vec<Tap>; 2],
+}
+
+impl PostprocessTaps {
+    /// Of `side` x `side` logits; none where the input was a crop of the image.
+    pub fn new(side: usize, transform: &ImageTransform) -> Option<Self> {
+        let ((h, w), (height, width)) = (transform.resized, transform.original);
+        let cut = |input, keep| taps(side, input)[..keep].to_vec();
+        (transform.crop_offset == (0, 0)).then(|| Self {
+            input: [cut(transform.input.0, h), cut(transform.input.1, w)],
+            original: [taps(h, height), taps(w, width)],
+        })
+    }
 }
 
 fn taps(size: usize, out: usize) -> Vec<Tap> {

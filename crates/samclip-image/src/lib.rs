@@ -24,7 +24,7 @@ pub mod rle;
 mod transform;
 mod write;
 
-pub use bilinear::{bilinear, postprocess_logits};
+pub use bilinear::{PostprocessTaps, Tap, bilinear, postprocess_logits};
 pub use components::{RegionMode, connected_components, remove_small_regions};
 pub use contour::{polygons, simplify_polygon};
 pub use decode::DecodeLimits;

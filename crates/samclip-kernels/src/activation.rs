@@ -2,6 +2,7 @@
 //!
 //! GELU is x Phi(x) with the erf of `torch.nn.functional.gelu` (Hendrycks and
 //! Gimpel, 2016); QuickGELU is x sigmoid(1.702 x), `clip/model.py::QuickGELU`.
+use crate::block::Activation;
 use crate::math::{exp, logistic, normal};
 use crate::scratch::SharedPtr;
 use crate::simd::{Kernel, Simd, dispatch, load_upto, store_upto};
@@ -108,24 +109,19 @@ unsafe fn in_place<S: Simd, O: Op>(s: S, op: O, x: *mut f32, n: usize) {
     }
 }
 
-/// [`gelu`] in place, on this thread.
+/// An MLP's activation in place, on this thread.
 ///
 /// # Safety
 /// `x` covers `n` floats.
 #[inline(always)]
-pub(crate) unsafe fn gelu_in_place<S: Simd>(s: S, x: *mut f32, n: usize) {
+pub(crate) unsafe fn activate<S: Simd>(s: S, activation: Activation, x: *mut f32, n: usize) {
     // SAFETY: contract above.
-    unsafe { in_place(s, Gelu, x, n) }
-}
-
-/// [`quick_gelu`] in place, on this thread.
-///
-/// # Safety
-/// `x` covers `n` floats.
-#[inline(always)]
-pub(crate) unsafe fn quick_gelu_in_place<S: Simd>(s: S, x: *mut f32, n: usize) {
-    // SAFETY: contract above.
-    unsafe { in_place(s, QuickGelu, x, n) }
+    unsafe {
+        match activation {
+            Activation::Gelu => in_place(s, Gelu, x, n),
+            Activation::QuickGelu => in_place(s, QuickGelu, x, n),
+        }
+    }
 }
 
 /// `dx = dy (Phi(x) + x phi(x))`

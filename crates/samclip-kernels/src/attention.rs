@@ -163,7 +163,7 @@ impl Kernel for Forward<'_> {
         #[cfg(target_arch = "x86_64")]
         if amx && self.precision == Precision::Bf16 {
             // SAFETY: the tier is AMX; slices were checked by `attention_forward`.
-            return unsafe { self.run_on(s, Amx) };
+            return unsafe { Amx.attend(s, self) };
         }
         let _ = amx;
         // SAFETY: `s` proves the instruction set; slices were checked.

@@ -5,13 +5,11 @@
 //! a chunk of `x` and adding to it, everything lies in buffers that stay in the second-level
 //! cache. Windows are one task each, from gathering their tokens to adding to them. Weights
 //! are packed once ([`PackedLinear`]). Twin: the same steps as separate kernels, `tests/block.rs`.
-use crate::activation::{gelu_in_place, quick_gelu_in_place};
-use crate::attention::{AttentionShape, Forward, RelPos, RowStrides};
+use crate::block_attention::{Heads, Window};
 use crate::engine::{Engine, F32, Mat, Precision, Start};
-use crate::norm::norm_row;
 use crate::packed::PackedLinear;
 use crate::scratch::{Scratch, SharedPtr};
-use crate::self_attention::{RelTables, Terms, self_attention_into};
+use crate::self_attention::RelTables;
 use crate::simd::{Kernel, Simd, dispatch};
 use rayon::prelude::*;
 
@@ -75,7 +73,7 @@ pub struct TokenGrid {
 }
 
 impl Block {
-    fn dim(&self) -> usize {
+    pub(crate) fn dim(&self) -> usize {
         self.norm1.weight.len()
     }
 
@@ -112,20 +110,22 @@ impl Block {
         }
         let qkv = Scratch::take(n * 3 * d);
         let pq = SharedPtr::new(qkv.ptr());
-        self.rows(n, |row, rows| dispatch(Qkv { block: self, x: px, qkv: pq, row, rows }));
+        self.rows(n, |row, rows| dispatch(Qkv { block: self, x: px, qkv: pq, all: n, row, rows }));
         let attn = Scratch::take(n * d);
         let pa = SharedPtr::new(attn.ptr());
-        let shape = self.shape(tokens.batch, h * w);
-        // SAFETY: `Qkv` wrote n x 3 d floats; `attn` has n x d.
-        unsafe { self_attention_into(self.precision, &shape, std::slice::from_raw_parts(pq.get(), n * 3 * d), rel, pa) };
+        let per_image = h * w;
+        (0..tokens.batch * self.heads).into_par_iter().for_each(|index| {
+            let (image, head) = (index / self.heads, index % self.heads);
+            dispatch(Heads { block: self, qkv: pq, all: n, first: image * per_image, n: per_image, head, rel, out: pa });
+        });
         drop(qkv);
         self.rows(n, |row, rows| dispatch(Rows { block: self, x: px, attn: Some(pa), row, rows }));
     }
 
-    fn shape(&self, batch: usize, n: usize) -> AttentionShape {
-        let head_dim = self.dim() / self.heads;
-        let scale = (head_dim as f32).sqrt().recip();
-        AttentionShape { batch, heads: self.heads, queries: n, keys: n, head_dim, scale, causal: self.causal }
+    /// Heads whose columns of q, k and v lie together: as few as make whole panels.
+    pub(crate) fn head_group(&self) -> usize {
+        let width = self.dim() / self.heads;
+        (1..=self.heads).find(|g| self.heads % g == 0 && (g * width).is_multiple_of(32)).unwrap_or(self.heads)
     }
 
     /// Chunks of rows, in parallel; cut by shape alone.
@@ -155,11 +155,14 @@ macro_rules! on_engine {
     };
 }
 
-/// `qkv = linear(norm(x))` of some rows.
+pub(crate) use on_engine;
+
+/// `qkv = linear(norm(x))` of some rows, as `[groups of heads][q, k, v][all][width of a group]`.
 struct Qkv<'a> {
     block: &'a Block,
     x: SharedPtr,
     qkv: SharedPtr,
+    all: usize,
     row: usize,
     rows: usize,
 }
@@ -170,20 +173,48 @@ impl Qkv<'_> {
     /// The rows are inside `x` and `qkv`, and no other task writes them.
     #[inline(always)]
     unsafe fn on<S: Simd, E: Engine>(self, s: S, e: E) {
-        let Self { block, row, rows, .. } = self;
+        let Self { block, all, row, rows, .. } = self;
         let d = block.dim();
-        let y = Scratch::take(rows * d);
+        let y = Scratch::take(if E::packs_norm(d) { 0 } else { rows * d });
         let a = Scratch::take(block.qkv.input_words::<E>(rows));
         // SAFETY: contract above; buffers have the stated sizes.
         unsafe {
             let x = self.x.get().add(row * d);
-            for r in 0..rows {
-                norm_row(s, x.add(r * d), &block.norm1, y.ptr().add(r * d));
-            }
-            block.qkv.pack_input(e, Mat { ptr: y.ptr(), rs: d, cs: 1 }, rows, a.ptr());
+            block.qkv.pack_norm(s, e, rows, |r| x.add(r * d).cast_const(), &block.norm1, y.ptr(), a.ptr());
             e.begin();
-            block.qkv.forward(e, a.ptr(), rows, self.qkv.get().add(row * 3 * d), 3 * d);
+            block.project(e, a.ptr(), rows, |group, part, width| self.qkv.get().add(((group * 3 + part) * all + row) * width));
             e.end();
+        }
+    }
+}
+
+impl Block {
+    /// q, k and v of packed rows; `to(group, part, width)` is where the first row of a group's part
+    /// goes, rows `width` apart.
+    ///
+    /// # Safety
+    /// As [`PackedLinear::mul`], for each place.
+    #[inline(always)]
+    pub(crate) unsafe fn project<E: Engine>(&self, e: E, a: *const f32, rows: usize, to: impl Fn(usize, usize, usize) -> *mut f32) {
+        let (d, group) = (self.dim(), self.head_group());
+        let width = group * d / self.heads;
+        // SAFETY: contract above.
+        unsafe {
+            if !width.is_multiple_of(32) {
+                // Parts do not start at whole panels: one product, then parts.
+                let all = Scratch::take(rows * 3 * d);
+                self.qkv.forward(e, a, rows, all.ptr(), 3 * d);
+                for (part, r) in (0..3).flat_map(|part| (0..rows).map(move |r| (part, r))) {
+                    let from = all.ptr().add(r * 3 * d + part * d);
+                    std::ptr::copy_nonoverlapping(from, to(0, part, d).add(r * d), d);
+                }
+                return;
+            }
+            for (g, part) in (0..self.heads / group).flat_map(|g| (0..3).map(move |part| (g, part))) {
+                let first = part * d + g * width;
+                let bias = Start::Bias(self.qkv.bias().as_ptr().add(first));
+                self.qkv.mul(e, a, rows, first..first + width, to(g, part, width), width, bias);
+            }
         }
     }
 }
@@ -218,125 +249,19 @@ impl Rows<'_> {
                 block.proj.pack_input(e, src, rows, a.ptr());
                 block.proj.mul(e, a.ptr(), rows, 0..d, x, d, Start::Add);
             }
-            for r in 0..rows {
-                let x = x.add(r * d);
-                if self.attn.is_some() {
-                    add_row(s, x, block.proj.bias());
-                }
-                norm_row(s, x, &block.norm2, y.ptr().add(r * d));
-                add_row(s, x, block.fc2.bias());
+            if self.attn.is_some() {
+                (0..rows).for_each(|r| add_row(s, x.add(r * d), block.proj.bias()));
             }
-            block.fc1.pack_input(e, Mat { ptr: y.ptr(), rs: d, cs: 1 }, rows, a.ptr());
+            block.fc1.pack_norm(s, e, rows, |r| x.add(r * d).cast_const(), &block.norm2, y.ptr(), a.ptr());
+            (0..rows).for_each(|r| add_row(s, x.add(r * d), block.fc2.bias()));
             for (i, first, depth) in block.fc2.blocks() {
                 let bias = Start::Bias(block.fc1.bias().as_ptr().add(first));
                 let columns = first..(first + depth).min(hidden);
                 block.fc1.mul(e, a.ptr(), rows, columns, y.ptr(), depth, bias);
-                match block.activation {
-                    Activation::Gelu => gelu_in_place(s, y.ptr(), rows * depth),
-                    Activation::QuickGelu => quick_gelu_in_place(s, y.ptr(), rows * depth),
-                }
-                e.pack_a(Mat { ptr: y.ptr(), rs: depth, cs: 1 }, rows, depth, a2.ptr());
+                e.pack_activation(s, block.activation, y.ptr(), rows, depth, a2.ptr());
                 e.mul(rows, d, depth, a2.ptr(), block.fc2.panel::<E>(i, 0), x, d, Start::Add);
             }
             e.end();
-        }
-    }
-}
-
-/// `x += proj(attention(norm(x)))` of one window.
-struct Window<'a> {
-    block: &'a Block,
-    x: SharedPtr,
-    grid: (usize, usize),
-    rel: Option<RelTables<'a>>,
-    index: usize,
-}
-on_engine!(Window);
-
-impl Window<'_> {
-    /// Tokens of the window inside the grid: (position in the window, token).
-    fn tokens(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let (size, (h, w), index) = (self.block.window, self.grid, self.index);
-        let (down, across) = (h.div_ceil(size), w.div_ceil(size));
-        let (image, row, column) = (index / (down * across), index / across % down, index % across);
-        let (y0, x0) = (row * size, column * size);
-        let (rows, columns) = (size.min(h - y0), size.min(w - x0));
-        (0..rows).flat_map(move |y| (0..columns).map(move |x| (y * size + x, (image * h + y0 + y) * w + x0 + x)))
-    }
-
-    /// # Safety
-    /// The grid's tokens are inside `x`, and no other task writes this window's.
-    #[inline(always)]
-    unsafe fn on<S: Simd, E: Engine>(self, s: S, e: E) {
-        let block = self.block;
-        let (d, n) = (block.dim(), block.window * block.window);
-        let words = block.qkv.input_words::<E>(n).max(block.proj.input_words::<E>(n));
-        let (a, qkv) = (Scratch::take(words), Scratch::take(n * 3 * d));
-        let y = Scratch::take(n * d);
-        // SAFETY: contract above; buffers have the stated sizes. Padded tokens are zero after the
-        // norm and take part as keys (reference: `window_partition`).
-        unsafe {
-            if self.tokens().count() < n {
-                std::ptr::write_bytes(y.ptr(), 0, n * d);
-            }
-            for (at, token) in self.tokens() {
-                norm_row(s, self.x.get().add(token * d), &block.norm1, y.ptr().add(at * d));
-            }
-            let rows = Mat { ptr: y.ptr(), rs: d, cs: 1 };
-            block.qkv.pack_input(e, rows, n, a.ptr());
-            e.begin();
-            block.qkv.forward(e, a.ptr(), n, qkv.ptr(), 3 * d);
-            self.attend(s, e, &qkv, &y);
-            block.proj.pack_input(e, rows, n, a.ptr());
-            e.begin();
-            block.proj.forward(e, a.ptr(), n, qkv.ptr(), d);
-            e.end();
-            for (at, token) in self.tokens() {
-                let row = std::slice::from_raw_parts(qkv.ptr().add(at * d), d);
-                add_row(s, self.x.get().add(token * d), row);
-            }
-        }
-    }
-
-    /// Attention of the window's heads, one after another: `y [n, D]`.
-    ///
-    /// # Safety
-    /// `qkv` holds n x 3 D floats, `y` has room for n x D.
-    #[inline(always)]
-    unsafe fn attend<S: Simd, E: Engine>(&self, s: S, e: E, qkv: &Scratch, y: &Scratch) {
-        let n = self.block.window * self.block.window;
-        let shape = self.block.shape(1, n);
-        let (heads, d) = (self.block.heads, self.block.dim());
-        let side = self.block.window;
-        let (lse, rel_h, rel_w) = (Scratch::take(heads * n), Scratch::take(heads * n * side), Scratch::take(heads * n * side));
-        let strides = RowStrides::token_major(n, 3 * d, shape.head_dim);
-        // SAFETY: contract above; the relative terms are written before they are read.
-        unsafe {
-            let all = std::slice::from_raw_parts(qkv.ptr(), n * 3 * d);
-            let (h, w) = (SharedPtr::new(rel_h.ptr()), SharedPtr::new(rel_w.ptr()));
-            for head in 0..heads {
-                if let Some(tables) = self.rel {
-                    Terms { shape: &shape, st: strides, qkv: all, tables, h, w, head }.on(F32(s));
-                }
-                let rel = self.rel.map(|t| RelPos {
-                    h: std::slice::from_raw_parts(rel_h.ptr(), heads * n * side),
-                    w: std::slice::from_raw_parts(rel_w.ptr(), heads * n * side),
-                    grid: t.grid,
-                });
-                let task = Forward {
-                    precision: self.block.precision,
-                    shape: &shape,
-                    q: (all, strides),
-                    k: (&all[d..], strides),
-                    v: (&all[2 * d..], strides),
-                    rel,
-                    out: (SharedPtr::new(y.ptr()), RowStrides::token_major(n, d, shape.head_dim)),
-                    lse: SharedPtr::new(lse.ptr()),
-                    head,
-                    range: (0, n),
-                };
-                task.run_on(s, e);
-            }
         }
     }
 }
@@ -346,7 +271,7 @@ impl Window<'_> {
 /// # Safety
 /// `x` covers the row's floats.
 #[inline(always)]
-unsafe fn add_row<S: Simd>(s: S, x: *mut f32, row: &[f32]) {
+pub(crate) unsafe fn add_row<S: Simd>(s: S, x: *mut f32, row: &[f32]) {
     let n = row.len();
     let mut j = 0;
     while j < n {

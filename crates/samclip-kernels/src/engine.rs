@@ -3,6 +3,9 @@
 //!
 //! Operands are packed once into panels of rows (A) or columns (B) and zero
 //! padded; `mul` multiplies packed panels into a row-major f32 C.
+use crate::activation::activate;
+use crate::attention::Forward;
+use crate::block::{Activation, Norm};
 use crate::simd::{Simd, load_upto, store_upto};
 
 /// How matrix products multiply; sums are always f32.
@@ -78,6 +81,33 @@ pub(crate) trait Engine: Copy + Send + Sync {
     /// C is m x n with row stride `ldc`.
     #[allow(clippy::too_many_arguments)]
     unsafe fn mul(self, m: usize, n: usize, k: usize, a: *const f32, b: *const f32, c: *mut f32, ldc: usize, start: Start);
+
+    /// Attention of one head.
+    #[inline(always)]
+    unsafe fn attend<S: Simd>(self, s: S, head: Forward) {
+        // SAFETY: contract of the trait, and of `run_on`.
+        unsafe { head.run_on(s, self) }
+    }
+
+    /// Applies `activation` to `y`, dense rows of `k`, and packs them as A; `y` may change.
+    #[inline(always)]
+    unsafe fn pack_activation<S: Simd>(self, s: S, activation: Activation, y: *mut f32, m: usize, k: usize, dst: *mut f32) {
+        // SAFETY: contract of the trait; y covers m x k.
+        unsafe {
+            activate(s, activation, y, m * k);
+            self.pack_a(Mat { ptr: y, rs: k, cs: 1 }, m, k, dst);
+        }
+    }
+
+    /// Whether [`Engine::pack_norm`] packs rows of width `k`.
+    fn packs_norm(_k: usize) -> bool {
+        false
+    }
+
+    /// Packs the layer norm of `x` as row `r`, in depth blocks of `kc` that are `words` apart.
+    unsafe fn pack_norm(self, _x: *const f32, _norm: &Norm, _r: usize, _kc: usize, _words: usize, _dst: *mut f32) {
+        unreachable!("asked only where `packs_norm`")
+    }
 }
 
 /// f32 panels: A `[m/MR][k][MR]`, B `[n/NR][k][NR]` with NR two vectors.

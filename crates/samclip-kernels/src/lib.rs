@@ -14,13 +14,21 @@
 mod activation;
 #[cfg(target_arch = "x86_64")]
 mod amx;
+#[cfg(target_arch = "x86_64")]
+mod amx_attention;
+#[cfg(target_arch = "x86_64")]
+mod amx_pack;
+#[cfg(target_arch = "x86_64")]
+mod amx_rows;
 mod attention;
 mod attention_backward;
 mod block;
+mod block_attention;
 mod conv;
 mod engine;
 mod gemm;
 pub mod isa;
+mod mask_runs;
 mod math;
 mod norm;
 mod optim;
@@ -28,6 +36,8 @@ mod packed;
 mod scratch;
 mod self_attention;
 mod simd;
+mod two_way;
+mod upscaling;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -40,7 +50,10 @@ pub use attention_backward::{AttentionGrads, attention_backward};
 pub use conv::{Conv3x3, col2im_3x3, conv3x3, conv3x3_backward, im2col_3x3};
 pub use engine::Precision;
 pub use gemm::{Init, Layout, column_sums, gemm};
+pub use mask_runs::{Axis, MaskRuns, Resize};
 pub use norm::{layer_norm, layer_norm_backward};
 pub use optim::{AdamW, adamw_step};
 pub use packed::PackedLinear;
+pub use two_way::{ImageSide, Update};
+pub use upscaling::Upscaling;
 pub use self_attention::{RelTables, Saved, TableGrads, self_attention, self_attention_backward};

@@ -1,6 +1,8 @@
 //! Linear maps whose weight is packed once, in the order in which the products read it.
 use crate::engine::{Engine, F32, Mat, Precision, Start};
 use crate::isa::{self, Isa};
+use crate::norm::norm_row;
+use crate::block::Norm;
 use crate::simd::{Kernel, Simd, dispatch};
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::Range;
@@ -124,6 +126,26 @@ impl PackedLinear {
             // SAFETY: contract above.
             unsafe { e.pack_a(x.at(0, first), rows, depth, dst.add(at)) };
             at += E::a_words(rows, depth);
+        }
+    }
+
+    /// Packs the layer norm of `rows` rows of the input; `y` has room for rows x `k`.
+    ///
+    /// # Safety
+    /// As [`Self::pack_input`]; `row(i)` covers the floats of row i.
+    #[inline(always)]
+    pub(crate) unsafe fn pack_norm<S: Simd, E: Engine>(
+        &self, s: S, e: E, rows: usize, row: impl Fn(usize) -> *const f32, norm: &Norm, y: *mut f32, dst: *mut f32,
+    ) {
+        let k = self.k;
+        // SAFETY: contract above.
+        unsafe {
+            if E::packs_norm(k) {
+                (0..rows).for_each(|r| e.pack_norm(row(r), norm, r, self.kc, E::a_words(rows, self.kc), dst));
+            } else {
+                (0..rows).for_each(|r| norm_row(s, row(r), norm, y.add(r * k)));
+                self.pack_input(e, Mat { ptr: y, rs: k, cs: 1 }, rows, dst);
+            }
         }
     }
 

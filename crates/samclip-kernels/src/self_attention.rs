@@ -98,39 +98,6 @@ fn terms(shape: &AttentionShape, qkv: &[f32], tables: RelTables, h: SharedPtr, w
     heads.into_par_iter().for_each(|head| dispatch(Terms { shape, st, qkv, tables, h, w, head }));
 }
 
-/// [`self_attention`] for inference: nothing is kept, and the buffers are reused.
-///
-/// # Safety
-/// `out` has room for `[B, N, D]`.
-pub(crate) unsafe fn self_attention_into(
-    precision: Precision,
-    shape: &AttentionShape,
-    qkv: &[f32],
-    tables: Option<RelTables>,
-    out: SharedPtr,
-) {
-    check(shape, qkv, &tables);
-    let (heads, n) = (shape.batch * shape.heads, shape.queries);
-    let (gh, gw) = tables.map_or((0, 0), |t| t.grid);
-    let (rel_h, rel_w) = (Scratch::take(heads * n * gh), Scratch::take(heads * n * gw));
-    let mut lse = Scratch::take(heads * n);
-    if let Some(t) = tables {
-        terms(shape, qkv, t, SharedPtr::new(rel_h.ptr()), SharedPtr::new(rel_w.ptr()));
-    }
-    let (st, width) = parts(shape);
-    // SAFETY: `terms` wrote them where there are tables; nothing reads them elsewhere.
-    let (h, w) = unsafe {
-        let part = |p: &Scratch, len| std::slice::from_raw_parts(p.ptr(), len);
-        (part(&rel_h, heads * n * gh), part(&rel_w, heads * n * gw))
-    };
-    let rel = tables.map(|t| RelPos { h, w, grid: t.grid });
-    let to = RowStrides::token_major(n, width, shape.head_dim);
-    let (q, k, v) = ((qkv, st), (&qkv[width..], st), (&qkv[2 * width..], st));
-    // SAFETY: the caller's room.
-    let out = unsafe { std::slice::from_raw_parts_mut(out.get(), heads * n * shape.head_dim) };
-    attention_forward(precision, shape, q, k, v, rel, (out, to), lse.slice(heads * n));
-}
-
 /// Gradients of [`self_attention`]: `dqkv` like `qkv` and those of the tables
 /// (all overwritten).
 ///

@@ -45,6 +45,13 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn select_lt(self, a: Self::V, b: Self::V, t: Self::V, f: Self::V) -> Self::V;
     fn sum(self, v: Self::V) -> f32;
     fn hmax(self, v: Self::V) -> f32;
+    /// Bit i: `a > b` in lane i.
+    fn above(self, a: Self::V, b: Self::V) -> u32;
+    /// `p[index[i]]` for `n <= N` lanes; the others are unspecified.
+    ///
+    /// # Safety
+    /// `index` is readable for `n` values, which are inside `p` and not negative.
+    unsafe fn gather(self, p: *const f32, index: *const i32, n: usize) -> Self::V;
 }
 
 /// A generic kernel body; `run` must be `#[inline(always)]`.
@@ -136,6 +143,11 @@ impl Simd for Portable {
     }
     #[inline(always)] fn sum(self, v: Self::V) -> f32 { ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7])) }
     #[inline(always)] fn hmax(self, v: Self::V) -> f32 { v.iter().fold(f32::NEG_INFINITY, |a, &b| if a > b { a } else { b }) }
+    #[inline(always)] fn above(self, a: Self::V, b: Self::V) -> u32 { (0..8).map(|i| u32::from(a[i] > b[i]) << i).sum() }
+    #[inline(always)] unsafe fn gather(self, p: *const f32, index: *const i32, n: usize) -> Self::V {
+        // SAFETY: the caller's indices are inside `p`.
+        lanes!(|i| if i < n { unsafe { *p.add(*index.add(i) as usize) } } else { 0.0 })
+    }
 }
 
 /// Sixteen lanes; the token proves AVX-512 F/BW/DQ/VL.
@@ -169,6 +181,14 @@ impl Simd for Avx512 {
     #[inline(always)] fn select_lt(self, a: __m512, b: __m512, t: __m512, f: __m512) -> __m512 { unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), f, t) } }
     #[inline(always)] fn sum(self, v: __m512) -> f32 { unsafe { _mm512_reduce_add_ps(v) } }
     #[inline(always)] fn hmax(self, v: __m512) -> f32 { unsafe { _mm512_reduce_max_ps(v) } }
+    #[inline(always)] fn above(self, a: __m512, b: __m512) -> u32 { unsafe { u32::from(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b)) } }
+    #[inline(always)] unsafe fn gather(self, p: *const f32, index: *const i32, n: usize) -> __m512 {
+        unsafe {
+            let live = if n >= 16 { u16::MAX } else { (1 << n) - 1 };
+            let index = _mm512_maskz_loadu_epi32(live, index);
+            _mm512_mask_i32gather_ps::<4>(_mm512_setzero_ps(), live, index, p)
+        }
+    }
 }
 
 /// Eight lanes; the token proves AVX2 and FMA.
@@ -213,6 +233,14 @@ impl Simd for Avx2 {
         let mut a = [0.0; 8];
         unsafe { _mm256_storeu_ps(a.as_mut_ptr(), v) };
         a.iter().fold(f32::NEG_INFINITY, |a, &b| if a > b { a } else { b })
+    }
+    #[inline(always)] fn above(self, a: __m256, b: __m256) -> u32 { unsafe { _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(a, b)) as u32 } }
+    #[inline(always)] unsafe fn gather(self, p: *const f32, index: *const i32, n: usize) -> __m256 {
+        unsafe {
+            let live = _mm256_loadu_si256(MASKS.as_ptr().add(8 - n.min(8)).cast());
+            let index = _mm256_maskload_epi32(index, live);
+            _mm256_mask_i32gather_ps::<4>(_mm256_setzero_ps(), p, index, _mm256_castsi256_ps(live))
+        }
     }
 }
 

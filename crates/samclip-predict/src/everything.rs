@@ -5,10 +5,11 @@
 //! reference on three photos with the same weights).
 
 use rayon::prelude::*;
-use samclip_image::{Image, ImageTransform, Mask, RegionMode, crop, nms, postprocess_logits, remove_small_regions, rle};
+use samclip_image::{Image, ImageTransform, PostprocessTaps, RegionMode, Tap, crop, nms, remove_small_regions, rle};
+use samclip_kernels::{Axis, Resize};
 use samclip_models::sam::MaskOutput;
 
-use crate::decode::{EmbeddedImage, InputPrompt, MaskHead, decode, stability_score};
+use crate::decode::{EmbeddedImage, InputPrompt, MaskHead, decode};
 use crate::error::PredictError;
 use crate::roles::Timing;
 use crate::sam::SamLike;
@@ -196,7 +197,9 @@ fn process_crop(
     timing.encode += start.elapsed().as_secs_f64() * 1e3;
     let start = std::time::Instant::now();
     let points: Vec<[f64; 2]> = grid.iter().map(|[x, y]| [x * (x1 - x0) as f64, y * (y1 - y0) as f64]).collect();
-    let context = Batch { head: model.head(), embedded: &embedded, crop_box, full: image.size(), options };
+    let resize = resize(embedded.embedding.dims()[2] * 4, &embedded.transform);
+    let place = Place { resize, crop_box, full: image.size(), options };
+    let context = Batch { head: model.head(), embedded: &embedded, place };
     let mut masks = Vec::new();
     for batch in points.chunks(options.points_per_batch) {
         masks.extend(context.process(batch));
@@ -207,12 +210,21 @@ fn process_crop(
     Ok(masks)
 }
 
+/// Logits of `side` x `side` to the crop's pixels.
+fn resize(side: usize, transform: &ImageTransform) -> Resize {
+    let taps = PostprocessTaps::new(side, transform).expect("SAM sees whole crops");
+    let axis = |source: usize, taps: &[Tap]| Axis::new(source, taps.iter().map(|t| (t.low, t.high, t.weight)));
+    let (h, w) = transform.resized;
+    let [rows, columns] = taps.input;
+    let input = [axis(side, &rows), axis(side, &columns)];
+    let [rows, columns] = taps.original;
+    Resize { input, original: [axis(h, &rows), axis(w, &columns)] }
+}
+
 struct Batch<'a> {
     head: &'a dyn MaskHead,
     embedded: &'a EmbeddedImage,
-    crop_box: [usize; 4],
-    full: (usize, usize),
-    options: &'a EverythingOptions,
+    place: Place<'a>,
 }
 
 /// One of the three maps of one click.
@@ -233,16 +245,16 @@ impl Batch<'_> {
             let maps = masks.low_res_logits.into_iter().zip(masks.predicted_iou);
             maps.map(move |(low_res_logits, predicted_iou)| Candidate { low_res_logits, predicted_iou, point })
         });
-        let threshold = self.options.pred_iou_thresh;
+        let threshold = self.place.options.pred_iou_thresh;
         let kept: Vec<Candidate> = candidates.filter(|c| threshold <= 0.0 || c.predicted_iou > threshold).collect();
-        let place = Place { transform, crop_box: self.crop_box, full: self.full, options: self.options };
+        let place = &self.place;
         kept.par_iter().filter_map(|candidate| place.finish(candidate)).collect()
     }
 }
 
 /// Where a crop's masks belong, and what they must pass.
 struct Place<'a> {
-    transform: &'a ImageTransform,
+    resize: Resize,
     crop_box: [usize; 4],
     full: (usize, usize),
     options: &'a EverythingOptions,
@@ -250,26 +262,25 @@ struct Place<'a> {
 
 impl Place<'_> {
     fn finish(&self, candidate: &Candidate) -> Option<AutomaticMask> {
-        let transform = self.transform;
-        let side = (candidate.low_res_logits.len() as f64).sqrt() as usize;
-        let logits = postprocess_logits(&candidate.low_res_logits, side, transform);
-        let stability_score = stability_score(&logits, 0.0, self.options.stability_score_offset);
+        let runs = self.resize.runs(&candidate.low_res_logits, self.options.stability_score_offset);
+        // `calculate_stability_score`; a map below both thresholds scores 0, as in `decode`.
+        let stability_score = if runs.around == 0 { 0.0 } else { runs.above as f32 / runs.around as f32 };
         let limit = self.options.stability_score_thresh;
         if limit > 0.0 && stability_score < limit {
             return None;
         }
-        let (height, width) = transform.original;
-        let mask = Mask::from_logits(width, height, &logits, 0.0);
-        let [x0, y0, ..] = self.crop_box;
-        let shift = [x0 as f32, y0 as f32, x0 as f32, y0 as f32];
-        let bbox: [f32; 4] = std::array::from_fn(|i| mask.bbox_xyxy()[i] + shift[i]);
+        let [x0, y0, x1, y1] = self.crop_box;
+        let shift = [x0, y0, x0, y0];
+        let bbox: [f32; 4] = std::array::from_fn(|i| (runs.bbox[i] + shift[i]) as f32);
         if is_box_near_crop_edge(bbox, self.crop_box, self.full) {
             return None;
         }
-        let rle = rle::encode(&mask.uncrop(x0, y0, self.full.1, self.full.0));
+        let found = rle::Rle { size: [y1 - y0, x1 - x0], counts: runs.counts };
+        let whole = found.size == [self.full.0, self.full.1];
+        let rle = if whole { found } else { rle::encode(&rle::decode(&found).uncrop(x0, y0, self.full.1, self.full.0)) };
         let [x, y] = candidate.point;
         Some(AutomaticMask {
-            area: rle::area(&rle),
+            area: runs.area,
             rle,
             bbox,
             predicted_iou: candidate.predicted_iou,
@@ -353,6 +364,31 @@ mod tests {
         assert_eq!(grid[1023], [1.0 - 1.0 / 64.0, 1.0 - 1.0 / 64.0]);
         assert!((grid[1][0] - 3.0 / 64.0).abs() < 1e-12 && grid[1][1] == 1.0 / 64.0);
         assert_eq!(build_point_grid(1), [[0.5, 0.5]]);
+    }
+
+    #[test]
+    fn runs_are_those_of_the_whole_map() {
+        use samclip_image::{Mask, postprocess_logits};
+        let sizes = [((37, 53), (48, 70), 70), ((100, 61), (64, 39), 64), ((5, 7), (32, 45), 45), ((40, 40), (40, 40), 40)];
+        for (i, (original, resized, input)) in sizes.into_iter().enumerate() {
+            let transform = ImageTransform { original, resized, input: (input, input), crop_offset: (0, 0) };
+            for side in [16usize, 33] {
+                let wave = |p: usize| ((p % side) as f32 * 0.61 + i as f32).sin() * 2.0 + ((p / side) as f32 * 0.37).cos();
+                let low: Vec<f32> = (0..side * side).map(wave).collect();
+                let logits = postprocess_logits(&low, side, &transform);
+                let mask = Mask::from_logits(original.1, original.0, &logits, 0.0);
+                let runs = resize(side, &transform).runs(&low, 1.0);
+                assert_eq!(runs.counts, rle::encode(&mask).counts, "{original:?} from {side}");
+                assert_eq!(runs.area, mask.data.iter().filter(|v| **v).count());
+                assert_eq!(runs.bbox.map(|v| v as f32), mask.bbox_xyxy());
+                let count = |limit: f32| logits.iter().filter(|v| **v > limit).count();
+                assert_eq!((runs.above, runs.around), (count(1.0), count(-1.0)));
+            }
+            let empty = resize(16, &transform).runs(&[-2.0; 256], 1.0);
+            let full = resize(16, &transform).runs(&[2.0; 256], 1.0);
+            let pixels = (original.0 * original.1) as u32;
+            assert_eq!((empty.counts, empty.bbox, full.counts), (vec![pixels], [0; 4], vec![0, pixels]));
+        }
     }
 
     #[test]

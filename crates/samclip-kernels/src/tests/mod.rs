@@ -5,3 +5,4 @@ mod block;
 mod elementwise;
 mod gemm;
 mod rows;
+mod two_way;

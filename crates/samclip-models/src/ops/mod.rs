@@ -9,6 +9,7 @@ pub mod plain;
 mod block;
 mod extension;
 mod flex;
+pub mod two_way;
 #[cfg(test)]
 mod tests;
 

@@ -91,6 +91,15 @@ impl MaskDecoder {
 
         let upscaled = self.output_upscaling.forward(image.reshape([p, h, w, c])); // [P, 4h, 4w, C/8]
         let upscaled = upscaled.reshape([p, 16 * h * w, c / 8]).swap_dims(1, 2); //   [P, C/8, 16hw]
+        let (hyper, predicted_iou) = self.heads(tokens, output);
+        let masks = hyper.dims()[1];
+        let low_res_logits = hyper.matmul(upscaled).reshape([p, masks, 4 * h, 4 * w]);
+        MaskLogits { low_res_logits, predicted_iou }
+    }
+
+    /// `tokens` [P, T, C] -> weights of each mask's per-pixel product [P, M, C/8] and its predicted IoU [P, M].
+    pub(super) fn heads(&self, tokens: Tensor<3>, output: MaskOutput) -> (Tensor<3>, Tensor<2>) {
+        let [p, _, c] = tokens.dims();
         let range = match output {
             MaskOutput::Single => 0..1,
             MaskOutput::Multi => 1..NUM_MASK_TOKENS,
@@ -101,14 +110,12 @@ impl MaskDecoder {
             self.output_hypernetworks_mlps[i].forward(token).unsqueeze_dim::<3>(1) // [P, 1, C/8]
         });
         let hyper = Tensor::cat(hyper.collect(), 1); //                               [P, M, C/8]
-        let masks = range.len();
-        let low_res_logits = hyper.matmul(upscaled).reshape([p, masks, 4 * h, 4 * w]);
         let iou = self.iou_prediction_head.forward(tokens.narrow(1, 0, 1).reshape([p, c])); // [P, 4]
-        MaskLogits { low_res_logits, predicted_iou: iou.narrow(1, range.start, masks) }
+        (hyper, iou.narrow(1, range.start, range.len()))
     }
 
     /// IoU token, mask tokens, prompt tokens: [P, 5 + tokens, C].
-    fn tokens(&self, p: usize, sparse: Option<Tensor<3>>) -> Tensor<3> {
+    pub(super) fn tokens(&self, p: usize, sparse: Option<Tensor<3>>) -> Tensor<3> {
         let own = Tensor::cat(vec![self.iou_token.weight.val(), self.mask_tokens.weight.val()], 0);
         let [n, c] = own.dims();
         let own = own.unsqueeze_dim::<3>(0).expand([p, n, c]);

@@ -2,6 +2,7 @@
 //!
 //! Reference: segment_anything/modeling/sam.py, `Sam`. Parity: tests/parity_sam.rs.
 
+mod folded_decoder;
 mod image_encoder;
 mod mask_decoder;
 mod prompt_encoder;
@@ -12,6 +13,7 @@ use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::init::Init;
+use crate::ops;
 use crate::tiny_vit::{TinyVit, TinyVitConfig};
 
 pub use image_encoder::{Attention, Block, Neck, VitDet, VitDetConfig, rel_pos_rows};
@@ -162,11 +164,18 @@ pub fn decode(
     prompts: &PromptInput,
     output: MaskOutput,
 ) -> MaskLogits {
-    let [_, _, h, w] = image_embeddings.dims();
-    let image_embeddings = pair(image_embeddings, image_index); // [P, C, h, w]
+    let [images, c, h, w] = image_embeddings.dims();
     let sparse = prompt_encoder.sparse(prompts, [h * 16, w * 16]);
     let dense = prompt_encoder.dense(prompts, [h, w]);
     let image_pe = prompt_encoder.dense_pe([h, w]);
+    if images == 1 && !image_index.is_empty() && ops::two_way::available(&image_embeddings) {
+        let image = image_embeddings.clone().reshape([c, h, w]);
+        let count = (image_index.len(), sparse.clone());
+        if let Some(answer) = mask_decoder.forward_folded(image, image_pe.clone(), count, dense.clone(), output) {
+            return answer;
+        }
+    }
+    let image_embeddings = pair(image_embeddings, image_index); // [P, C, h, w]
     mask_decoder.forward(image_embeddings, image_pe, sparse, dense, output)
 }
 

@@ -3,6 +3,8 @@
 //! Paper: SAM (arXiv 2304.02643) §3, §A. Reference: segment_anything/modeling/prompt_encoder.py,
 //! `PromptEncoder`. Parity: tests/parity_sam.rs.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};
 
@@ -43,9 +45,7 @@ impl PromptEncoder {
     /// An encoder of this embedding width (256 in SAM).
     pub fn new(dim: usize, init: &mut Init) -> Self {
         Self {
-            pe_layer: PositionEmbeddingRandom {
-                positional_encoding_gaussian_matrix: init.normal([2, dim / 2], 1.0).set_require_grad(false),
-            },
+            pe_layer: PositionEmbeddingRandom::new(init.normal([2, dim / 2], 1.0).set_require_grad(false)),
             point_embeddings: (0..4).map(|_| Embedding::new(1, dim, 1.0, init)).collect(),
             not_a_point_embed: Embedding::new(1, dim, 1.0, init),
             mask_downscaling: MaskDownscaling::new(dim, init),
@@ -104,19 +104,8 @@ impl PromptEncoder {
     }
 
     /// Position embedding of the token centres: [1, h, w, C].
-    pub fn dense_pe(&self, [h, w]: [usize; 2]) -> Tensor<4> {
-        let device = self.pe_layer.positional_encoding_gaussian_matrix.val().device();
-        let mut centres = Vec::with_capacity(h * w * 2);
-        for y in 0..h {
-            for x in 0..w {
-                centres.push((x as f32 + 0.5) / w as f32);
-                centres.push((y as f32 + 0.5) / h as f32);
-            }
-        }
-        let centres = Tensor::<3>::from_data(TensorData::new(centres, [1, h * w, 2]), &device);
-        let pe = self.pe_layer.forward(centres);
-        let c = pe.dims()[2];
-        pe.reshape([1, h, w, c])
+    pub fn dense_pe(&self, grid: [usize; 2]) -> Tensor<4> {
+        self.pe_layer.grid(grid)
     }
 }
 
@@ -125,9 +114,40 @@ impl PromptEncoder {
 pub struct PositionEmbeddingRandom {
     /// [2, C/2], a buffer: never trained.
     pub positional_encoding_gaussian_matrix: Param<Tensor<2>>,
+    #[module(skip)]
+    cache: GridCache,
 }
 
+/// The embedding of the last grid, with the matrix that it was made from.
+#[derive(Clone, Debug, Default)]
+struct GridCache(Arc<Mutex<Option<(Tensor<2>, Tensor<4>)>>>);
+
 impl PositionEmbeddingRandom {
+    fn new(matrix: Param<Tensor<2>>) -> Self {
+        Self { positional_encoding_gaussian_matrix: matrix, cache: GridCache::default() }
+    }
+
+    /// Centres of the cells of a grid (h, w): [1, h, w, C]. Sines of a million angles would be a
+    /// third of a click's time, so the last grid is kept.
+    fn grid(&self, [h, w]: [usize; 2]) -> Tensor<4> {
+        let matrix = self.positional_encoding_gaussian_matrix.val();
+        let mut cache = self.cache.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |(of, pe): &&(Tensor<2>, Tensor<4>)| {
+            pe.dims()[1..3] == [h, w] && of.device() == matrix.device() && of.to_data() == matrix.to_data()
+        };
+        if let Some((_, pe)) = cache.as_ref().filter(same) {
+            return pe.clone();
+        }
+        let centre = |i: usize, n: usize| (i as f32 + 0.5) / n as f32;
+        let cell = |i: usize| [centre(i % w, w), centre(i / w, h)];
+        let centres = TensorData::new((0..h * w).flat_map(cell).collect(), [1, h * w, 2]);
+        let pe = self.forward(Tensor::<3>::from_data(centres, &matrix.device()));
+        let c = pe.dims()[2];
+        let pe = pe.reshape([1, h, w, c]);
+        *cache = Some((matrix, pe.clone()));
+        pe
+    }
+
     /// Pixels (x, y) of an input of `size` (height, width) -> [P, N, C].
     fn at(&self, coords: Tensor<3>, [height, width]: [usize; 2]) -> Tensor<3> {
         let device = coords.device();

@@ -45,8 +45,18 @@ impl DecoderAttention {
         let k = self.split(self.k_proj.forward(k));
         let v = self.split(self.v_proj.forward(v));
         let [p, heads, n, c] = q.dims();
-        let y = ops::attention(q, k, v, (c as f64).powf(-0.5), None, false);
+        let y = ops::attention(q, k, v, self.scale(), None, false);
         self.out_proj.forward(y.swap_dims(1, 2).reshape([p, n, heads * c]))
+    }
+
+    /// Of the scores.
+    pub(super) fn scale(&self) -> f64 {
+        let inner = self.q_proj.weight.dims()[0];
+        ((inner / self.num_heads) as f64).powf(-0.5)
+    }
+
+    pub(super) fn num_heads(&self) -> usize {
+        self.num_heads
     }
 
     fn split(&self, x: Tensor<3>) -> Tensor<4> {
@@ -93,6 +103,15 @@ impl TwoWayAttentionBlock {
         }
     }
 
+    /// Self-attention with its residual; the first block has neither position nor residual.
+    pub(super) fn tokens_to_tokens(&self, tokens: Tensor<3>, token_pe: Tensor<3>) -> Tensor<3> {
+        if self.skip_first_layer_pe {
+            return self.self_attn.forward(tokens.clone(), tokens.clone(), tokens);
+        }
+        let q = tokens.clone() + token_pe;
+        tokens.clone() + self.self_attn.forward(q.clone(), q, tokens)
+    }
+
     /// `tokens` [P, N, C], `image` [P, M, C] and their position embeddings -> both, updated.
     pub fn forward(
         &self,
@@ -101,13 +120,7 @@ impl TwoWayAttentionBlock {
         token_pe: Tensor<3>,
         image_pe: Tensor<3>,
     ) -> (Tensor<3>, Tensor<3>) {
-        let tokens = if self.skip_first_layer_pe {
-            self.self_attn.forward(tokens.clone(), tokens.clone(), tokens)
-        } else {
-            let q = tokens.clone() + token_pe.clone();
-            tokens.clone() + self.self_attn.forward(q.clone(), q, tokens)
-        };
-        let tokens = self.norm1.forward(tokens);
+        let tokens = self.norm1.forward(self.tokens_to_tokens(tokens, token_pe.clone()));
 
         let q = tokens.clone() + token_pe.clone();
         let k = image.clone() + image_pe.clone();

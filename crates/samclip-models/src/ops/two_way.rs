@@ -1,0 +1,127 @@
+//! The image side of SAM's decoder as kernels, for inference on the CPU.
+
+use burn::backend::flex::FlexTensor;
+use burn::backend::{DispatchDevice, DispatchTensorKind};
+use burn::tensor::{DType, Tensor};
+use samclip_kernels as kernels;
+use samclip_kernels::{Norm, PackedLinear};
+
+use super::flex::{dense, dims, precision, slice, tensor};
+
+/// True where the kernels of this module take the tensor: the CPU backend, no gradients, f32.
+pub fn available<const D: usize>(x: &Tensor<D>) -> bool {
+    x.dtype() == DType::F32 && matches!(x.device().as_dispatch(), DispatchDevice::Flex(_))
+}
+
+/// Elements of a tensor on the CPU backend without gradients; none elsewhere.
+fn on_cpu<const D: usize>(x: Tensor<D>) -> Option<FlexTensor> {
+    if !available(&x) {
+        return None;
+    }
+    match x.into_dispatch().kind {
+        DispatchTensorKind::Flex(t) => Some(dense(t.float())),
+        #[allow(unreachable_patterns)]
+        _ => None,
+    }
+}
+
+fn cpu<const D: usize>(x: Tensor<D>) -> FlexTensor {
+    on_cpu(x).expect("tokens live where their image does")
+}
+
+fn from_cpu<const D: usize>(data: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
+    use burn::backend::{BackendTensor, DispatchTensor};
+    let kind = DispatchTensorKind::Flex(BackendTensor::Float(tensor(data, shape)));
+    Tensor::from_dispatch(DispatchTensor { kind, autodiff: Default::default() })
+}
+
+fn norm(weight: Tensor<1>, bias: Tensor<1>, eps: f64) -> Norm {
+    let values = |t: Tensor<1>| slice(&cpu(t)).to_vec();
+    Norm { weight: values(weight), bias: values(bias), eps: eps as f32 }
+}
+
+/// Tokens of one image and their position embedding, both [N, C].
+pub struct ImageTokens {
+    image: FlexTensor,
+    pe: FlexTensor,
+}
+
+impl ImageTokens {
+    /// None where there is no kernel (gradients wanted, or another backend): the caller then takes
+    /// the modules one by one, which is the twin.
+    pub fn of(image: Tensor<2>, pe: Tensor<2>) -> Option<Self> {
+        Some(Self { image: on_cpu(image)?, pe: on_cpu(pe)? })
+    }
+
+    /// The image side of `prompts` prompts.
+    pub fn side(&self, prompts: usize) -> ImageSide<'_> {
+        let width = dims(&self.image)[1];
+        ImageSide(kernels::ImageSide::new(precision(), prompts, slice(&self.image), slice(&self.pe), width))
+    }
+}
+
+/// See [`samclip_kernels::Update`].
+pub struct Update {
+    /// [P, T, heads, C], scaled.
+    pub keys: Tensor<4>,
+    /// [P, T, heads], scaled.
+    pub key_bias: Tensor<3>,
+    /// [P, T, heads, C].
+    pub values: Tensor<4>,
+    /// [C].
+    pub shift: Tensor<1>,
+    /// Weight, bias and epsilon.
+    pub norm: (Tensor<1>, Tensor<1>, f64),
+}
+
+/// Image tokens of several prompts.
+pub struct ImageSide<'a>(kernels::ImageSide<'a>);
+
+impl ImageSide<'_> {
+    /// Updates the image tokens, if asked, then lets the prompt tokens read them: `queries`
+    /// [P, T, heads, C], folded and scaled -> [P, T, heads, C].
+    pub fn pass(&mut self, update: Option<Update>, queries: Tensor<4>) -> Tensor<4> {
+        let shape = queries.dims();
+        let queries = cpu(queries);
+        let read = |side: &mut kernels::ImageSide, update: Option<&kernels::Update>| {
+            from_cpu(side.pass(shape[2], update, slice(&queries)), shape)
+        };
+        let Some(u) = update else { return read(&mut self.0, None) };
+        let (keys, key_bias, values, shift) = (cpu(u.keys), cpu(u.key_bias), cpu(u.values), cpu(u.shift));
+        let norm = norm(u.norm.0, u.norm.1, u.norm.2);
+        let update = kernels::Update {
+            keys: slice(&keys),
+            key_bias: slice(&key_bias),
+            values: slice(&values),
+            shift: slice(&shift),
+            norm: &norm,
+        };
+        read(&mut self.0, Some(&update))
+    }
+
+    /// Mask logits of the grid (h, w): `hyper` [P, M, C/8] -> [P, M, 4h, 4w].
+    pub fn masks(&self, upscaling: &Upscaling, (h, w): (usize, usize), hyper: Tensor<3>) -> Tensor<4> {
+        let [p, m, _] = hyper.dims();
+        from_cpu(upscaling.0.masks(&self.0, (h, w), slice(&cpu(hyper))), [p, m, 4 * h, 4 * w])
+    }
+}
+
+/// The two transposed convolutions, packed.
+pub struct Upscaling(kernels::Upscaling);
+
+impl Upscaling {
+    /// Weights [in, out, 2, 2] and biases [out] of both, and the norm between them.
+    pub fn new(
+        first: (Tensor<4>, Tensor<1>),
+        (weight, bias, eps): (Tensor<1>, Tensor<1>, f64),
+        second: (Tensor<4>, Tensor<1>),
+    ) -> Self {
+        let pack = |(weight, bias): (Tensor<4>, Tensor<1>)| {
+            let [inp, ..] = weight.dims();
+            let weight = cpu(weight.permute([2, 3, 1, 0])); // [2, 2, out, in]
+            let bias = slice(&cpu(bias)).repeat(4);
+            PackedLinear::new(precision(), slice(&weight), inp, &bias)
+        };
+        Self(kernels::Upscaling { first: pack(first), norm: norm(weight, bias, eps), second: pack(second) })
+    }
+}
