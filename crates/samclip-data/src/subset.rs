@@ -6,7 +6,7 @@
 use crate::dataset::check_index;
 use crate::error::read_lines;
 use crate::{DataError, Dataset, Sample};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -34,14 +34,14 @@ impl Subset {
         let stem = |path: &str| Path::new(path).file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let named = (0..dataset.len()).filter_map(|i| dataset.id(i).map(|id| (stem(&id), i)));
         let known: BTreeMap<String, usize> = named.collect();
-        let mut indices = Vec::new();
+        let (mut indices, mut taken) = (Vec::new(), BTreeSet::new());
         for (line, text) in read_lines(list)?.iter().enumerate() {
             let photo = text.split(['\t', ' ']).next().unwrap_or_default();
             let Some(&index) = known.get(&stem(photo)) else {
                 let message = format!("line {}: {} has no photo `{photo}`", line + 1, dataset.name());
                 return Err(DataError::format(list, message));
             };
-            if indices.contains(&index) {
+            if !taken.insert(index) {
                 return Err(DataError::format(list, format!("line {}: `{photo}` is named twice", line + 1)));
             }
             indices.push(index);

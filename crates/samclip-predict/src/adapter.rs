@@ -113,7 +113,7 @@ fn tower(config: &ClipGuidedConfig, clip: Option<StateDict>, device: &Device) ->
         return Ok(None);
     }
     let clip = state::load(text.init(&mut Init::zeros(device)), &clip)?;
-    Ok(Some(GuidedText::Tower(Box::new(clip.text))))
+    Ok(Some(GuidedText::Tower(Box::new(clip.text), Default::default())))
 }
 
 /// The user's text table, or the built-in one.

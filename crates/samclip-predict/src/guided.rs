@@ -7,6 +7,8 @@
 //! Deviation: the paper draws points from the map by chance; here they lie evenly among its cells in
 //! row order, so that the same photo has the same answer.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use samclip_image::{Filter, Image, ImageTransform, Normalization, Prepared, prepare_squash};
@@ -39,8 +41,8 @@ const PAIRS_PER_PASS: usize = 4;
 pub enum GuidedText {
     /// The papers' closed set: cached vectors.
     Table(Box<TextTable>),
-    /// CLIP's text tower.
-    Tower(Box<TextTower>),
+    /// CLIP's text tower, and the vectors that it has given so far.
+    Tower(Box<TextTower>, Mutex<BTreeMap<String, Vec<f32>>>),
 }
 
 impl GuidedText {
@@ -51,14 +53,19 @@ impl GuidedText {
     pub fn encode(&self, names: &[String]) -> Result<Vec<Vec<f32>>, PredictError> {
         match self {
             Self::Table(table) => table.encode(names),
-            Self::Tower(tower) => {
+            Self::Tower(tower, known) => {
                 let names: Vec<String> = names.iter().map(|n| crate::prompt::parse_text(n)).collect::<Result<_, _>>()?;
-                if names.is_empty() {
-                    return Ok(Vec::new());
+                let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+                let fresh: Vec<&String> = names.iter().filter(|name| !known.contains_key(*name)).collect();
+                if !fresh.is_empty() {
+                    let vectors = tower.class_vectors(&fresh, &samclip_models::clip::zero_shot::surgery_templates())?;
+                    let dim = vectors.dims()[1];
+                    let vectors = values(vectors);
+                    let rows = vectors.chunks_exact(dim).map(<[f32]>::to_vec);
+                    let own: Vec<String> = fresh.into_iter().cloned().collect();
+                    known.extend(own.into_iter().zip(rows));
                 }
-                let vectors = tower.class_vectors(&names, &samclip_models::clip::zero_shot::surgery_templates())?;
-                let dim = vectors.dims()[1];
-                Ok(values(vectors).chunks_exact(dim).map(<[f32]>::to_vec).collect())
+                Ok(names.iter().filter_map(|name| known.get(name).cloned()).collect())
             }
         }
     }

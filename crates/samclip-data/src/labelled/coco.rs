@@ -56,10 +56,24 @@ struct Annotation {
     id: u64,
     image_id: u64,
     category_id: u64,
-    #[serde(default)]
-    segmentation: serde_json::Value,
+    #[serde(default = "nothing")]
+    segmentation: Segmentation,
     #[serde(default)]
     iscrowd: u8,
+}
+
+/// The forms of an annotation's pixels.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Segmentation {
+    Polygons(Vec<Vec<f64>>),
+    Compressed { counts: String, size: [usize; 2] },
+    Runs { counts: Vec<u32>, size: [usize; 2] },
+    Other(serde_json::Value),
+}
+
+fn nothing() -> Segmentation {
+    Segmentation::Other(serde_json::Value::Null)
 }
 
 /// Whether a file looks like COCO's: an object with `annotations`.
@@ -107,18 +121,19 @@ impl Coco {
     pub(super) fn findings(&self) -> Vec<Finding> {
         let mut found = Vec::new();
         let mut add = |message: String| found.push(Finding { file: self.file.clone(), message });
-        let mut seen = BTreeMap::new();
+        let mut seen: BTreeMap<u64, &Picture> = BTreeMap::new();
         for image in &self.images {
-            if let Some(other) = seen.insert(image.id, &image.file_name) {
-                add(format!("image id {} is used twice: {other} and {}", image.id, image.file_name));
+            if let Some(other) = seen.get(&image.id) {
+                add(format!("image id {} is used twice: {} and {}", image.id, other.file_name, image.file_name));
             }
+            seen.entry(image.id).or_insert(image);
         }
         let mut ids = BTreeMap::new();
         for annotation in &self.annotations {
             if annotation.id != 0 && ids.insert(annotation.id, ()).is_some() {
                 add(format!("annotation id {} is used twice", annotation.id));
             }
-            let Some(image) = self.images.iter().find(|i| i.id == annotation.image_id) else {
+            let Some(image) = seen.get(&annotation.image_id) else {
                 add(format!("annotation {} belongs to image {}, which is not in the file", annotation.id, annotation.image_id));
                 continue;
             };
@@ -139,28 +154,23 @@ impl Coco {
 
 /// The pixels of an annotation; what is wrong with it otherwise.
 fn mask(annotation: &Annotation, height: usize, width: usize) -> Result<Mask, String> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Segmentation {
-        Polygons(Vec<Vec<f64>>),
-        Compressed { counts: String, size: [usize; 2] },
-        Runs { counts: Vec<u32>, size: [usize; 2] },
-    }
-    let form = "expected polygons, or runs with `counts` and `size`";
-    let segmentation = Segmentation::deserialize(&annotation.segmentation).map_err(|_| form.to_owned())?;
     let fits = |size: [usize; 2]| match size == [height, width] {
         true => Ok(()),
         false => Err(format!("runs for {} x {} pixels, the image has {width} x {height}", size[1], size[0])),
     };
-    match segmentation {
-        Segmentation::Polygons(polygons) => paint::polygons(&polygons, height, width),
+    match &annotation.segmentation {
+        Segmentation::Other(found) => {
+            let found: String = found.to_string().chars().take(40).collect();
+            Err(format!("expected polygons, or runs with `counts` and `size`, found {found}"))
+        }
+        Segmentation::Polygons(polygons) => paint::polygons(polygons, height, width),
         Segmentation::Compressed { counts, size } => {
-            fits(size)?;
-            rle::from_coco_string(&counts, size).map(|r| rle::decode(&r)).map_err(|e| e.to_string())
+            fits(*size)?;
+            rle::from_coco_string(counts, *size).map(|r| rle::decode(&r)).map_err(|e| e.to_string())
         }
         Segmentation::Runs { counts, size } => {
-            fits(size)?;
-            rle::from_counts(counts, size).map(|r| rle::decode(&r)).map_err(|e| e.to_string())
+            fits(*size)?;
+            rle::from_counts(counts.clone(), *size).map(|r| rle::decode(&r)).map_err(|e| e.to_string())
         }
     }
 }

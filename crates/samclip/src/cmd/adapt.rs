@@ -50,6 +50,9 @@ pub struct Args {
     /// Leave photos with wrong labels out instead of refusing
     #[arg(long)]
     skip_bad: bool,
+    /// Start over, even if the run directory holds a checkpoint
+    #[arg(long)]
+    no_resume: bool,
     /// A run of seconds that goes through everything
     #[arg(long)]
     smoke: bool,
@@ -81,7 +84,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         out: args.out.clone(),
         teacher_cache: None,
         smoke: args.smoke,
-        resume: true,
+        resume: !args.no_resume,
         allow_changed_recipe: false,
     };
     let stop = train::stop_on_signals()?;
