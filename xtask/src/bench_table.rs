@@ -12,7 +12,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-use crate::plot;
+use crate::{accuracy_table, plot};
 
 /// Counted runs that a published figure needs.
 const ENOUGH: usize = 7;
@@ -137,6 +137,7 @@ pub fn write(root: &Path) -> Result<()> {
             text += "\n![Time of the image encoder against the image side](benches/side_sweep.svg)\n";
         }
     }
+    text += &accuracy_table::section(&benches.join("runs"))?;
     text += "\n## Every contender\n";
     for group in &lines.group {
         match runs.get(&group.id) {
@@ -166,7 +167,8 @@ the figure itself (MB = 10^6 bytes). Seeded random weights.
 fn newest_runs(folder: &Path) -> Result<BTreeMap<String, Run>> {
     let mut runs = BTreeMap::new();
     for path in crate::tidy::sorted_dir(folder)? {
-        if path.extension().is_some_and(|e| e == "json") {
+        let other = path.to_string_lossy().ends_with(accuracy_table::SUFFIX);
+        if path.extension().is_some_and(|e| e == "json") && !other {
             let text = fs::read_to_string(&path)?;
             let run: Run =
                 serde_json::from_str(&text).with_context(|| format!("does not parse: {}", path.display()))?;

@@ -1,5 +1,6 @@
 //! Developer tasks: `cargo run --release -p xtask -- ci | tidy | fixtures | bench-table`.
 
+mod accuracy_table;
 mod bench_table;
 mod plot;
 mod tidy;

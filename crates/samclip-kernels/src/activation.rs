@@ -124,6 +124,18 @@ pub(crate) unsafe fn activate<S: Simd>(s: S, activation: Activation, x: *mut f32
     }
 }
 
+/// `out = a + b`; `out` may be `a`.
+///
+/// # Safety
+/// All cover `n` floats.
+#[inline(always)]
+pub(crate) unsafe fn sum<S: Simd>(s: S, a: *const f32, b: *const f32, out: *mut f32, n: usize) {
+    for j in (0..n).step_by(S::N) {
+        // SAFETY: contract above.
+        unsafe { store_upto(s, out.add(j), s.add(load_upto(s, a.add(j), n - j), load_upto(s, b.add(j), n - j)), n - j) };
+    }
+}
+
 /// `dx = dy (Phi(x) + x phi(x))`
 pub fn gelu_backward(x: &[f32], dy: &[f32], dx: &mut [f32]) {
     map(GeluBackward, x, dy, dx);

@@ -5,7 +5,7 @@
 //! Packed layouts (bf16, tiles of 1 KiB): A `[m/32][k/32][2][16 rows][32 k]`,
 //! B `[n/32][k/32][2][16 k-pairs][16 columns][2]`: the two tiles that a step of a block reads
 //! lie side by side, so that each operand is one stream.
-use crate::activation::activate;
+use crate::activation::{activate, sum};
 use crate::amx_pack::{mask, pack};
 use crate::amx_rows;
 use crate::attention::Forward;
@@ -18,12 +18,16 @@ use std::arch::x86_64::*;
 const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
 const XFEATURE_XTILEDATA: libc::c_long = 18;
 
-/// True when the CPU has AMX bf16 and the system grants the tile state.
-pub(crate) fn available() -> bool {
+/// True when the CPU has AMX bf16.
+pub(crate) fn present() -> bool {
     // Leaf 7, sub-leaf 0, EDX: bit 22 AMX-BF16, bit 24 AMX-TILE.
     let leaf = __cpuid_count(7, 0);
-    let has = (leaf.edx >> 22) & 1 == 1 && (leaf.edx >> 24) & 1 == 1;
-    has && request_permission()
+    (leaf.edx >> 22) & 1 == 1 && (leaf.edx >> 24) & 1 == 1
+}
+
+/// True when, beyond that, the system grants the tile state.
+pub(crate) fn available() -> bool {
+    present() && request_permission()
 }
 
 #[cfg(target_os = "linux")]
@@ -115,6 +119,18 @@ impl Engine for Amx {
                 activate(s, activation, y, m * k);
                 self.pack_a(Mat { ptr: y, rs: k, cs: 1 }, m, k, dst);
             }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn pack_sum<S: Simd>(self, s: S, [a, b]: [*const f32; 2], m: usize, k: usize, room: *mut f32, dst: *mut f32) {
+        // SAFETY: contract of the trait.
+        unsafe {
+            if k.is_multiple_of(32) {
+                return amx_rows::pack_sum(a, b, m, k, dst.cast());
+            }
+            sum(s, a, b, room, m * k);
+            self.pack_a(Mat { ptr: room, rs: k, cs: 1 }, m, k, dst);
         }
     }
 

@@ -94,6 +94,24 @@ pub(crate) unsafe fn pack_activation(activation: Activation, y: *const f32, rows
     }
 }
 
+/// Packs `a + b`, `rows` rows of `k` floats, `k` a multiple of 32.
+///
+/// # Safety
+/// Both cover rows x k, `dst` the packed rows; the tier is AMX.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+pub(crate) unsafe fn pack_sum(a: *const f32, b: *const f32, rows: usize, k: usize, dst: *mut u16) {
+    for r in 0..rows {
+        // SAFETY: contract above.
+        unsafe {
+            let to = tile_row(dst, k / 32, r);
+            for j in (0..k).step_by(32) {
+                let at = |i: usize| _mm512_add_ps(_mm512_loadu_ps(a.add(r * k + i)), _mm512_loadu_ps(b.add(r * k + i)));
+                put(to.add(j / 32 * 1024), at(j), at(j + 16));
+            }
+        }
+    }
+}
+
 /// Packs the layer norm of one row as row `r`, in depth blocks of `kc` (both multiples of 32).
 /// `block_words`: bf16 elements of one depth block of all rows.
 ///

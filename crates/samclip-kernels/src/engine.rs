@@ -3,7 +3,7 @@
 //!
 //! Operands are packed once into panels of rows (A) or columns (B) and zero
 //! padded; `mul` multiplies packed panels into a row-major f32 C.
-use crate::activation::activate;
+use crate::activation::{activate, sum};
 use crate::attention::Forward;
 use crate::block::{Activation, Norm};
 use crate::simd::{Simd, load_upto, store_upto};
@@ -96,6 +96,16 @@ pub(crate) trait Engine: Copy + Send + Sync {
         unsafe {
             activate(s, activation, y, m * k);
             self.pack_a(Mat { ptr: y, rs: k, cs: 1 }, m, k, dst);
+        }
+    }
+
+    /// Packs `a + b`, dense rows of `k`, as A; `room` has that size.
+    #[inline(always)]
+    unsafe fn pack_sum<S: Simd>(self, s: S, [a, b]: [*const f32; 2], m: usize, k: usize, room: *mut f32, dst: *mut f32) {
+        // SAFETY: contract of the trait; both cover m x k.
+        unsafe {
+            sum(s, a, b, room, m * k);
+            self.pack_a(Mat { ptr: room, rs: k, cs: 1 }, m, k, dst);
         }
     }
 

@@ -36,6 +36,15 @@ pub fn current() -> Isa {
     }
 }
 
+/// Whether the processor has AMX bf16 but the system does not grant the tile state: the next tier
+/// is taken then, and the user may want to know.
+pub fn amx_refused() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return best() < Isa::Amx && is_x86_feature_detected!("avx512bf16") && crate::amx::present();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// The tiers this machine can run, slowest first.
 pub fn available() -> Vec<Isa> {
     let best = best();

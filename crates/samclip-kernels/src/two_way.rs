@@ -6,6 +6,7 @@
 //! thousands of image tokens becomes a product with t h columns, and nothing of the size
 //! tokens x image is kept: tokens read with a running maximum (FlashAttention's algorithm, by columns).
 //! Twin: the modules themselves, `samclip-models` `tests/parity_sam.rs`.
+use crate::activation::sum;
 use crate::block::Norm;
 use crate::engine::{Engine, F32, Mat, Precision, Start};
 use crate::math::exp;
@@ -257,8 +258,7 @@ impl Pass<'_> {
         let dense = |x: &Scratch, width: usize| Mat { ptr: x.ptr(), rs: width, cs: 1 };
         // SAFETY: contract above; buffers have the sizes of a chunk.
         unsafe {
-            sum(s, x, pe, b.moved.ptr(), rows * dim);
-            e.pack_a(dense(&b.moved, dim), rows, dim, b.operand.ptr());
+            e.pack_sum(s, [x.cast_const(), pe], rows, dim, b.moved.ptr(), b.operand.ptr());
             let bias = Start::Bias(u.key_bias.as_ptr().add(self.prompt * columns));
             e.mul(rows, columns, dim, b.operand.ptr(), keys.ptr(), b.scores.ptr(), columns, bias);
             for r in 0..rows {
@@ -283,26 +283,13 @@ impl Pass<'_> {
         // SAFETY: contract above; buffers have the sizes of a chunk.
         unsafe {
             let (max, total, acc) = self.shared.state(self.task);
-            sum(s, x, pe, b.moved.ptr(), rows * dim);
-            e.pack_a(Mat { ptr: b.moved.ptr(), rs: dim, cs: 1 }, rows, dim, b.operand.ptr());
+            e.pack_sum(s, [x, pe], rows, dim, b.moved.ptr(), b.operand.ptr());
             e.mul(rows, columns, dim, b.operand.ptr(), queries.ptr(), b.scores.ptr(), columns, Start::Zero);
             soft_columns(s, b.scores.ptr(), rows, columns, (max, total, acc), dim);
             e.pack_a(Mat { ptr: b.scores.ptr(), rs: 1, cs: columns }, columns, rows, b.operand.ptr());
             e.pack_b(Mat { ptr: x, rs: dim, cs: 1 }, rows, dim, b.rows_b.ptr());
             e.mul(columns, dim, rows, b.operand.ptr(), b.rows_b.ptr(), acc, dim, Start::Add);
         }
-    }
-}
-
-/// `out = a + b`; `out` may be `a`.
-///
-/// # Safety
-/// All cover `n` floats.
-#[inline(always)]
-unsafe fn sum<S: Simd>(s: S, a: *const f32, b: *const f32, out: *mut f32, n: usize) {
-    for j in (0..n).step_by(S::N) {
-        // SAFETY: contract above.
-        unsafe { store_upto(s, out.add(j), s.add(load_upto(s, a.add(j), n - j), load_upto(s, b.add(j), n - j)), n - j) };
     }
 }
 

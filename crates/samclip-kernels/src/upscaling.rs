@@ -32,11 +32,11 @@ pub struct Upscaling {
 
 impl Upscaling {
     /// Mask logits `[P, M, 4 h, 4 w]` of the image side's tokens, a grid of h x w, with the masks'
-    /// weights `hyper` `[P, M, C/8]`.
+    /// weights `hyper` `[P, M, C/8]`, into `out`. Prompts that `keep` leaves out are not written.
     ///
     /// # Panics
     /// When sizes do not fit each other.
-    pub fn masks(&self, side: &ImageSide, (h, w): (usize, usize), hyper: &[f32]) -> Vec<f32> {
+    pub fn masks(&self, side: &ImageSide, (h, w): (usize, usize), hyper: &[f32], keep: &[bool], out: &mut [f32]) {
         let ((n, dim), prompts) = (side.size(), side.prompts());
         let (c4, c8) = (self.norm.weight.len(), self.second.size().0 / 4);
         assert_eq!((self.first.size(), self.second.size()), ((4 * c4, dim), (4 * c8, c4)), "upscaling: maps of another width");
@@ -44,20 +44,22 @@ impl Upscaling {
         assert_eq!(self.second.blocks().count(), 1, "upscaling: {c4} channels are more than one block of depth");
         let masks = hyper.len().checked_div(prompts * c8).unwrap_or(0);
         assert_eq!(hyper.len(), prompts * masks * c8, "upscaling: mask weights of another width");
-        let mut out = vec![0.0; prompts * masks * 16 * n];
+        assert_eq!((keep.len(), out.len()), (prompts, prompts * masks * 16 * n), "upscaling: masks of another size");
         if out.is_empty() {
-            return out;
+            return;
         }
-        let to = SharedPtr::of(&mut out);
+        let to = SharedPtr::of(out);
         let parts = n.div_ceil(RANGE);
         let hyper: Vec<PackedLinear> =
             hyper.chunks_exact(masks * c8).map(|rows| PackedLinear::new(side.precision(), rows, c8, &[])).collect();
         (0..prompts * parts).into_par_iter().for_each(|task| {
             let (prompt, first) = (task / parts, task % parts * RANGE);
+            if !keep[prompt] {
+                return;
+            }
             let rows = (first, n.min(first + RANGE));
             dispatch(Upscale { up: self, side, hyper: &hyper[prompt], width: w, prompt, rows, out: to });
         });
-        out
     }
 }
 

@@ -126,7 +126,20 @@ impl SamClip {
         prompts: &PromptInput,
         output: MaskOutput,
     ) -> MaskLogits {
-        sam::decode(&self.prompt_encoder, &self.mask_decoder, image_embeddings, image_index, prompts, output)
+        self.decode_above(image_embeddings, image_index, prompts, output, f32::NEG_INFINITY)
+    }
+
+    /// See [`sam::Sam::decode_above`].
+    pub fn decode_above(
+        &self,
+        image_embeddings: Tensor<4>,
+        image_index: &[usize],
+        prompts: &PromptInput,
+        output: MaskOutput,
+        min_iou: f32,
+    ) -> MaskLogits {
+        let heads = (&self.prompt_encoder, &self.mask_decoder);
+        sam::decode(heads, image_embeddings, image_index, prompts, (output, min_iou))
     }
 
     /// Image embedding in the text space, unit length: [B, h, w, D] -> [B, E].

@@ -31,6 +31,10 @@ pub struct Comparison {
     pub max_difference: f32,
     /// Largest expected magnitude, for scale.
     pub max_expected: f32,
+    /// L2 norm of the difference over that of the expected values.
+    pub relative_l2: f64,
+    /// Of mask logits: the smallest IoU of the masks above 0.
+    pub mask_iou: Option<f64>,
 }
 
 /// Runs a checkpoint on `inputs` and compares every tensor of `expected`.
@@ -94,7 +98,27 @@ fn compare(name: &str, stored: &Stored, outputs: &Outputs) -> Result<Comparison,
         shape: shape.clone(),
         max_difference: found.iter().zip(&expected).map(difference).fold(0.0, worst),
         max_expected: expected.iter().fold(0.0, |max, v| max.max(v.abs())),
+        relative_l2: relative_l2(found, &expected),
+        mask_iou: (name == "low_res_logits").then(|| smallest_iou(found, &expected, shape)),
     })
+}
+
+fn relative_l2(found: &[f32], expected: &[f32]) -> f64 {
+    let square = |x: f32| f64::from(x) * f64::from(x);
+    let difference: f64 = found.iter().zip(expected).map(|(a, b)| square(a - b)).sum();
+    let size: f64 = expected.iter().map(|v| square(*v)).sum();
+    if size == 0.0 { difference.sqrt() } else { (difference / size).sqrt() }
+}
+
+/// Over the maps of [P, M, h, w]; 1 where both masks of a map are empty.
+fn smallest_iou(found: &[f32], expected: &[f32], shape: &[usize]) -> f64 {
+    let map = shape.iter().skip(2).product::<usize>().max(1);
+    let iou = |(a, b): (&[f32], &[f32])| {
+        let count = |hit: &dyn Fn(bool, bool) -> bool| a.iter().zip(b).filter(|(a, b)| hit(**a > 0.0, **b > 0.0)).count();
+        let union = count(&|a, b| a || b);
+        if union == 0 { 1.0 } else { count(&|a, b| a && b) as f64 / union as f64 }
+    };
+    found.chunks(map).zip(expected.chunks(map)).map(iou).fold(1.0, f64::min)
 }
 
 struct Context<'a> {
@@ -146,7 +170,7 @@ impl Context<'_> {
         let embedding = encode(pixels);
         if self.wants(&["low_res_logits", "iou_predictions"]) {
             let prompts = self.prompts()?;
-            let logits = head.decode_masks(embedding.clone(), &vec![0; prompts.count], &prompts, self.output()?);
+            let logits = head.decode_masks(embedding.clone(), &prompts, self.output()?, f32::NEG_INFINITY);
             outputs.insert("low_res_logits", output(logits.low_res_logits));
             outputs.insert("iou_predictions", output(logits.predicted_iou));
         }

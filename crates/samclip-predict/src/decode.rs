@@ -26,19 +26,19 @@ pub struct EmbeddedImage {
 
 /// A model that decodes masks from image embeddings.
 pub trait MaskHead {
-    /// See [`Sam::decode`].
-    fn decode_masks(&self, embedding: Tensor<4>, index: &[usize], prompts: &PromptInput, output: MaskOutput) -> MaskLogits;
+    /// See [`Sam::decode_above`].
+    fn decode_masks(&self, embedding: Tensor<4>, prompts: &PromptInput, output: MaskOutput, min_iou: f32) -> MaskLogits;
 }
 
 impl MaskHead for Sam {
-    fn decode_masks(&self, embedding: Tensor<4>, index: &[usize], prompts: &PromptInput, output: MaskOutput) -> MaskLogits {
-        self.decode(embedding, index, prompts, output)
+    fn decode_masks(&self, embedding: Tensor<4>, prompts: &PromptInput, output: MaskOutput, min_iou: f32) -> MaskLogits {
+        self.decode_above(embedding, &vec![0; prompts.count], prompts, output, min_iou)
     }
 }
 
 impl MaskHead for SamClip {
-    fn decode_masks(&self, embedding: Tensor<4>, index: &[usize], prompts: &PromptInput, output: MaskOutput) -> MaskLogits {
-        self.decode(embedding, index, prompts, output)
+    fn decode_masks(&self, embedding: Tensor<4>, prompts: &PromptInput, output: MaskOutput, min_iou: f32) -> MaskLogits {
+        self.decode_above(embedding, &vec![0; prompts.count], prompts, output, min_iou)
     }
 }
 
@@ -123,6 +123,17 @@ pub fn decode(
     output: MaskOutput,
     batch: usize,
 ) -> Vec<RawMasks> {
+    decode_above(head, embedding, prompts, (output, f32::NEG_INFINITY), batch)
+}
+
+/// [`decode`] for a caller that drops masks whose predicted IoU is not above `asked.1`: their maps are empty.
+pub fn decode_above(
+    head: &dyn MaskHead,
+    embedding: &Tensor<4>,
+    prompts: &[InputPrompt],
+    asked: (MaskOutput, f32),
+    batch: usize,
+) -> Vec<RawMasks> {
     let mut groups: BTreeMap<(usize, bool, bool), Vec<usize>> = BTreeMap::new();
     for (i, prompt) in prompts.iter().enumerate() {
         let shape = (prompt.points.len(), prompt.bbox.is_some(), prompt.mask_input.is_some());
@@ -132,7 +143,7 @@ pub fn decode(
     for group in groups.values() {
         for chunk in group.chunks(batch.max(1)) {
             let members: Vec<&InputPrompt> = chunk.iter().map(|&i| &prompts[i]).collect();
-            for (&i, masks) in chunk.iter().zip(decode_group(head, embedding, &members, output)) {
+            for (&i, masks) in chunk.iter().zip(decode_group(head, embedding, &members, asked)) {
                 answers[i] = Some(masks);
             }
         }
@@ -140,14 +151,20 @@ pub fn decode(
     answers.into_iter().flatten().collect()
 }
 
-fn decode_group(head: &dyn MaskHead, embedding: &Tensor<4>, prompts: &[&InputPrompt], output: MaskOutput) -> Vec<RawMasks> {
+fn decode_group(
+    head: &dyn MaskHead,
+    embedding: &Tensor<4>,
+    prompts: &[&InputPrompt],
+    (output, min_iou): (MaskOutput, f32),
+) -> Vec<RawMasks> {
     let input = prompt_input(prompts, &embedding.device(), embedding.dims()[2] * 4);
-    let logits = head.decode_masks(embedding.clone(), &vec![0; prompts.len()], &input, output);
+    let logits = head.decode_masks(embedding.clone(), &input, output, min_iou);
     let [_, m, h, w] = logits.low_res_logits.dims();
     let maps = values(logits.low_res_logits);
     let iou = values(logits.predicted_iou);
+    let map = |i: usize| if iou[i] <= min_iou { Vec::new() } else { maps[i * h * w..(i + 1) * h * w].to_vec() };
     let split = |p: usize| RawMasks {
-        low_res_logits: maps[p * m * h * w..(p + 1) * m * h * w].chunks_exact(h * w).map(<[f32]>::to_vec).collect(),
+        low_res_logits: (p * m..(p + 1) * m).map(map).collect(),
         predicted_iou: iou[p * m..(p + 1) * m].to_vec(),
     };
     (0..prompts.len()).map(split).collect()

@@ -9,7 +9,7 @@ use samclip_image::{Image, ImageTransform, PostprocessTaps, RegionMode, Tap, cro
 use samclip_kernels::{Axis, Resize};
 use samclip_models::sam::MaskOutput;
 
-use crate::decode::{EmbeddedImage, InputPrompt, MaskHead, decode};
+use crate::decode::{EmbeddedImage, InputPrompt, MaskHead, decode_above};
 use crate::error::PredictError;
 use crate::roles::Timing;
 use crate::sam::SamLike;
@@ -240,13 +240,15 @@ impl Batch<'_> {
         let transform = &self.embedded.transform;
         let prompt = |&[x, y]: &[f64; 2]| InputPrompt { points: vec![to_input(transform, x, y)], ..Default::default() };
         let prompts: Vec<InputPrompt> = points.iter().map(prompt).collect();
-        let raw = decode(self.head, &self.embedded.embedding, &prompts, MaskOutput::Multi, prompts.len());
+        let threshold = self.place.options.pred_iou_thresh;
+        let min_iou = if threshold <= 0.0 { f32::NEG_INFINITY } else { threshold };
+        let asked = (MaskOutput::Multi, min_iou);
+        let raw = decode_above(self.head, &self.embedded.embedding, &prompts, asked, prompts.len());
         let candidates = raw.into_iter().zip(points).flat_map(|(masks, &point)| {
             let maps = masks.low_res_logits.into_iter().zip(masks.predicted_iou);
             maps.map(move |(low_res_logits, predicted_iou)| Candidate { low_res_logits, predicted_iou, point })
         });
-        let threshold = self.place.options.pred_iou_thresh;
-        let kept: Vec<Candidate> = candidates.filter(|c| threshold <= 0.0 || c.predicted_iou > threshold).collect();
+        let kept: Vec<Candidate> = candidates.filter(|c| threshold <= 0.0 || c.predicted_iou > min_iou).collect();
         let place = &self.place;
         kept.par_iter().filter_map(|candidate| place.finish(candidate)).collect()
     }

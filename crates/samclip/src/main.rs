@@ -19,6 +19,9 @@ fn main() -> ExitCode {
         }
     };
     cli::init_tracing(cli.verbose);
+    if samclip_kernels::isa::amx_refused() {
+        eprintln!("note: the system refuses AMX to this process; products are in f32");
+    }
     match cli.command.run() {
         Ok(code) => code,
         Err(error) => {

@@ -118,7 +118,8 @@ fn case(precision: Precision, tolerance: f64, prompts: usize, heads: usize, toke
     let third = side.pass(heads, Some(&update), &queries);
     let pack = |(w, b): &(Vec<f32>, Vec<f32>), k| PackedLinear::new(precision, w, k, b);
     let packed = Upscaling { first: pack(&up.first, dim), norm: up.norm.clone(), second: pack(&up.second, 8) };
-    let logits = packed.masks(&side, grid, &hyper);
+    let mut logits = vec![0.0; prompts * 3 * 16 * n];
+    packed.masks(&side, grid, &hyper, &vec![true; prompts], &mut logits);
 
     let (x, pe) = (rows(&image, dim), rows(&pe, dim));
     let of = |v: &[f32], p: usize| rows(&v[p * columns * dim..][..columns * dim], dim);

@@ -99,10 +99,31 @@ impl ImageSide<'_> {
         read(&mut self.0, Some(&update))
     }
 
-    /// Mask logits of the grid (h, w): `hyper` [P, M, C/8] -> [P, M, 4h, 4w].
-    pub fn masks(&self, upscaling: &Upscaling, (h, w): (usize, usize), hyper: Tensor<3>) -> Tensor<4> {
-        let [p, m, _] = hyper.dims();
-        from_cpu(upscaling.0.masks(&self.0, (h, w), slice(&cpu(hyper))), [p, m, 4 * h, 4 * w])
+    /// Mask logits of the grid (h, w) with `hyper` [P, M, C/8] as the maps of the prompts from
+    /// `first` on; prompts that `keep` leaves out stay zero.
+    pub fn masks(&self, upscaling: &Upscaling, hyper: Tensor<3>, keep: &[bool], first: usize, maps: &mut MaskMaps) {
+        let [_, m, h, w] = maps.shape;
+        let one = m * h * w;
+        let to = &mut maps.data[first * one..(first + keep.len()) * one];
+        upscaling.0.masks(&self.0, (h / 4, w / 4), slice(&cpu(hyper)), keep, to);
+    }
+}
+
+/// Mask logits [P, M, 4h, 4w] that groups of prompts fill.
+pub struct MaskMaps {
+    data: Vec<f32>,
+    shape: [usize; 4],
+}
+
+impl MaskMaps {
+    /// Zeros.
+    pub fn new(shape: [usize; 4]) -> Self {
+        Self { data: vec![0.0; shape.iter().product()], shape }
+    }
+
+    /// As a tensor.
+    pub fn finish(self) -> Tensor<4> {
+        from_cpu(self.data, self.shape)
     }
 }
 

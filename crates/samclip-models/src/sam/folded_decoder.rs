@@ -11,21 +11,22 @@ use burn::tensor::Tensor;
 use super::mask_decoder::MaskDecoder;
 use super::transformer::{DecoderAttention, TwoWayAttentionBlock};
 use super::{MaskLogits, MaskOutput};
-use crate::ops::two_way::{ImageSide, ImageTokens, Update, Upscaling};
+use crate::ops::two_way::{ImageSide, ImageTokens, MaskMaps, Update, Upscaling};
 
 /// Prompts whose image tokens are held at once.
 const GROUP: usize = 16;
 
 impl MaskDecoder {
     /// `image` [C, h, w], `image_pe` [1, h, w, C], `sparse` [P, tokens, C], `dense` [P | 1, h | 1, w | 1, C];
-    /// see [`MaskDecoder::forward`]. None where there are no kernels.
+    /// see [`MaskDecoder::forward`]. Prompts without a mask above `min_iou` get zeros for logits.
+    /// None where there are no kernels.
     pub(super) fn forward_folded(
         &self,
         image: Tensor<3>,
         image_pe: Tensor<4>,
         (prompts, sparse): (usize, Option<Tensor<3>>),
         dense: Tensor<4>,
-        output: MaskOutput,
+        (output, min_iou): (MaskOutput, f32),
     ) -> Option<MaskLogits> {
         let [c, h, w] = image.dims();
         let image = image.permute([1, 2, 0]).unsqueeze::<4>(); // [1, h, w, C]
@@ -35,23 +36,29 @@ impl MaskDecoder {
         // One image for all prompts, unless masks are among them.
         let images = dense.dims()[0];
         let group = if images == 1 { GROUP } else { 1 };
-        let mut answers = Vec::new();
+        let mut maps = MaskMaps::new([prompts, output.tokens().len(), 4 * h, 4 * w]);
+        let mut ious = Vec::new();
         for first in (0..prompts).step_by(group) {
             let dense = if images == 1 { dense.clone() } else { dense.clone().narrow(0, first, 1) };
-            let rows = (image.clone() + dense).reshape([h * w, c]);
-            let image = ImageTokens::of(rows, pe.clone())?;
+            let image = ImageTokens::of((image.clone() + dense).reshape([h * w, c]), pe.clone())?;
             let tokens = tokens.clone().narrow(0, first, group.min(prompts - first));
             let mut side = image.side(tokens.dims()[0]);
             let tokens = self.transformer.fold(&mut side, tokens);
             let (hyper, predicted_iou) = self.heads(tokens, output);
-            answers.push((side.masks(&upscaling, (h, w), hyper), predicted_iou));
+            let keep = any_above(&predicted_iou, min_iou);
+            side.masks(&upscaling, hyper, &keep, first, &mut maps);
+            ious.push(predicted_iou);
         }
-        if answers.len() == 1 {
-            return answers.pop().map(|(low_res_logits, predicted_iou)| MaskLogits { low_res_logits, predicted_iou });
-        }
-        let (maps, ious) = answers.into_iter().unzip();
-        Some(MaskLogits { low_res_logits: Tensor::cat(maps, 0), predicted_iou: Tensor::cat(ious, 0) })
+        Some(MaskLogits { low_res_logits: maps.finish(), predicted_iou: Tensor::cat(ious, 0) })
     }
+}
+
+/// Prompts with a mask whose IoU [P, M] is above `min_iou`.
+fn any_above(iou: &Tensor<2>, min_iou: f32) -> Vec<bool> {
+    let [p, m] = iou.dims();
+    let values = iou.to_data().try_into_vec::<f32>().unwrap_or_else(|_| vec![f32::INFINITY; p * m]);
+    // Not a number is no reason to leave a mask out.
+    values.chunks(m).map(|iou| iou.iter().any(|v| !(*v <= min_iou))).collect()
 }
 
 impl super::mask_decoder::OutputUpscaling {

@@ -56,6 +56,17 @@ impl MaskDecoderConfig {
 /// One for an unambiguous prompt, three for an ambiguous one.
 pub const NUM_MASK_TOKENS: usize = 4;
 
+impl MaskOutput {
+    /// The mask tokens that answer.
+    pub(super) fn tokens(self) -> std::ops::Range<usize> {
+        match self {
+            Self::Single => 0..1,
+            Self::Multi => 1..NUM_MASK_TOKENS,
+            Self::All => 0..NUM_MASK_TOKENS,
+        }
+    }
+}
+
 /// The decoder.
 #[derive(Module, Debug)]
 pub struct MaskDecoder {
@@ -100,11 +111,7 @@ impl MaskDecoder {
     /// `tokens` [P, T, C] -> weights of each mask's per-pixel product [P, M, C/8] and its predicted IoU [P, M].
     pub(super) fn heads(&self, tokens: Tensor<3>, output: MaskOutput) -> (Tensor<3>, Tensor<2>) {
         let [p, _, c] = tokens.dims();
-        let range = match output {
-            MaskOutput::Single => 0..1,
-            MaskOutput::Multi => 1..NUM_MASK_TOKENS,
-            MaskOutput::All => 0..NUM_MASK_TOKENS,
-        };
+        let range = output.tokens();
         let hyper = range.clone().map(|i| {
             let token = tokens.clone().narrow(1, 1 + i, 1).reshape([p, c]);
             self.output_hypernetworks_mlps[i].forward(token).unsqueeze_dim::<3>(1) // [P, 1, C/8]

@@ -151,18 +151,32 @@ impl Sam {
         prompts: &PromptInput,
         output: MaskOutput,
     ) -> MaskLogits {
-        decode(&self.prompt_encoder, &self.mask_decoder, image_embeddings, image_index, prompts, output)
+        let heads = (&self.prompt_encoder, &self.mask_decoder);
+        decode(heads, image_embeddings, image_index, prompts, (output, f32::NEG_INFINITY))
+    }
+
+    /// [`Sam::decode`] for a caller that drops masks whose predicted IoU is not above `min_iou`:
+    /// where a prompt has no other, its logits may be zeros.
+    pub fn decode_above(
+        &self,
+        image_embeddings: Tensor<4>,
+        image_index: &[usize],
+        prompts: &PromptInput,
+        output: MaskOutput,
+        min_iou: f32,
+    ) -> MaskLogits {
+        let heads = (&self.prompt_encoder, &self.mask_decoder);
+        decode(heads, image_embeddings, image_index, prompts, (output, min_iou))
     }
 }
 
 /// Prompt encoder and mask decoder on given embeddings: shared by SAM and SAM-CLIP.
 pub fn decode(
-    prompt_encoder: &PromptEncoder,
-    mask_decoder: &MaskDecoder,
+    (prompt_encoder, mask_decoder): (&PromptEncoder, &MaskDecoder),
     image_embeddings: Tensor<4>,
     image_index: &[usize],
     prompts: &PromptInput,
-    output: MaskOutput,
+    (output, min_iou): (MaskOutput, f32),
 ) -> MaskLogits {
     let [images, c, h, w] = image_embeddings.dims();
     let sparse = prompt_encoder.sparse(prompts, [h * 16, w * 16]);
@@ -171,7 +185,8 @@ pub fn decode(
     if images == 1 && !image_index.is_empty() && ops::two_way::available(&image_embeddings) {
         let image = image_embeddings.clone().reshape([c, h, w]);
         let count = (image_index.len(), sparse.clone());
-        if let Some(answer) = mask_decoder.forward_folded(image, image_pe.clone(), count, dense.clone(), output) {
+        let asked = (output, min_iou);
+        if let Some(answer) = mask_decoder.forward_folded(image, image_pe.clone(), count, dense.clone(), asked) {
             return answer;
         }
     }

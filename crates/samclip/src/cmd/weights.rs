@@ -10,7 +10,7 @@ use samclip_models::variant::Variant;
 use samclip_predict::check;
 use samclip_weights::{Conversion, DType, StateDict, convert, detect_layout, infer_variant, non_finite, to_canonical};
 
-use super::common::out;
+use super::common::{PrecisionArg, out};
 
 /// Arguments of `samclip weights`.
 #[derive(Debug, clap::Args)]
@@ -80,6 +80,9 @@ struct Check {
     /// Largest absolute difference that passes
     #[arg(long, default_value_t = 1e-4, value_name = "TOLERANCE")]
     atol: f32,
+    /// Number format of the matrix products
+    #[arg(long, value_enum, default_value_t = PrecisionArg::F32)]
+    precision: PrecisionArg,
     /// Worker threads (default: all cores)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
@@ -174,6 +177,7 @@ fn check_file(args: &Check) -> Result<ExitCode> {
     if let Some(threads) = args.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
     }
+    samclip_predict::Precision::from(args.precision).apply()?;
     let open = |path: &Path| StateDict::open(path);
     let results = check::check(variant, &args.file, &open(&args.inputs)?, &open(&args.expected)?)?;
     let passed = !results.is_empty() && results.iter().all(|r| r.max_difference <= args.atol);
@@ -181,7 +185,7 @@ fn check_file(args: &Check) -> Result<ExitCode> {
         let item = |r: &check::Comparison| {
             serde_json::json!({
                 "name": r.name, "shape": r.shape, "max_difference": r.max_difference,
-                "max_expected": r.max_expected, "ok": r.max_difference <= args.atol,
+                "max_expected": r.max_expected, "relative_l2": r.relative_l2, "mask_iou": r.mask_iou, "ok": r.max_difference <= args.atol,
             })
         };
         let tensors: Vec<_> = results.iter().map(item).collect();
@@ -189,7 +193,9 @@ fn check_file(args: &Check) -> Result<ExitCode> {
     } else {
         for r in &results {
             let verdict = if r.max_difference <= args.atol { "ok" } else { "differs" };
-            let figures = format!("max |Δ| {:.3e}\tof {:.3e}", r.max_difference, r.max_expected);
+            let iou = r.mask_iou.map_or_else(String::new, |iou| format!("\tmask IoU {iou:.6}"));
+            let figures =
+                format!("max |Δ| {:.3e}\tof {:.3e}\trelative {:.3e}{iou}", r.max_difference, r.max_expected, r.relative_l2);
             out(&format!("{}\t{:?}\t{figures}\t{verdict}", r.name, r.shape));
         }
     }

@@ -1,0 +1,85 @@
+"""How far each tier is from PyTorch in f32: SAM ViT-B on ten photos, seeded weights, one click in the middle.
+
+    python benches/accuracy.py WEIGHTS.pth PHOTO... [--samclip target/release/samclip]
+
+PyTorch (segment_anything as published) computes embedding and mask logits; `samclip weights check` compares, once
+per tier: relative L2 of the embedding and the smallest IoU of the three masks. Writes benches/runs/DATE_accuracy.json,
+which `xtask bench-table` reads. WEIGHTS.pth is what peers/make_inputs.py writes.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import subprocess
+import tempfile
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from segment_anything import sam_model_registry
+from segment_anything.utils.transforms import ResizeLongestSide
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TIERS = [("amx", "bf16"), ("amx", "f32"), ("avx512", "f32"), ("avx2", "f32")]
+
+
+def reference(sam, photo, folder):
+    """Inputs and PyTorch's answers as files of `weights check`."""
+    image = ResizeLongestSide(1024).apply_image(np.array(Image.open(photo).convert("RGB")))
+    pixels = sam.preprocess(torch.as_tensor(image).permute(2, 0, 1)[None].float())
+    coords = torch.tensor([[[image.shape[1] / 2, image.shape[0] / 2]]])
+    labels = torch.ones((1, 1))
+    with torch.no_grad():
+        embedding = sam.image_encoder(pixels)
+        sparse, dense = sam.prompt_encoder(points=(coords, labels), boxes=None, masks=None)
+        logits, _ = sam.mask_decoder(
+            image_embeddings=embedding, image_pe=sam.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse, dense_prompt_embeddings=dense, multimask_output=True,
+        )
+    save_file({"pixels": pixels.contiguous(), "point_coords": coords, "point_labels": labels}, folder / "in.safetensors")
+    save_file({"image_embedding": embedding.contiguous(), "low_res_logits": logits.contiguous()}, folder / "out.safetensors")
+
+
+def measure(args, folder, isa, precision):
+    command = [args.samclip, "weights", "check", "--model", "sam_vit_b", "--inputs", folder / "in.safetensors",
+               "--expected", folder / "out.safetensors", "--precision", precision, "--json", args.weights]
+    done = subprocess.run(command, stdout=subprocess.PIPE, env=os.environ | {"SAMCLIP_ISA": isa}, check=False)
+    tensors = {t["name"]: t for t in json.loads(done.stdout)["tensors"]}
+    return tensors["image_embedding"]["relative_l2"], tensors["low_res_logits"]["mask_iou"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("weights")
+    parser.add_argument("photos", nargs="+")
+    parser.add_argument("--samclip", default=ROOT / "target/release/samclip")
+    args = parser.parse_args()
+    torch.set_num_threads(2)
+    sam = sam_model_registry["vit_b"](checkpoint=args.weights).eval()
+    found = {tier: [] for tier in TIERS}
+    with tempfile.TemporaryDirectory(prefix="samclip-accuracy-") as folder:
+        folder = pathlib.Path(folder)
+        for photo in args.photos:
+            reference(sam, photo, folder)
+            for tier in TIERS:
+                found[tier].append(measure(args, folder, *tier))
+                print(pathlib.Path(photo).name, *tier, *(f"{v:.6g}" for v in found[tier][-1]), flush=True)
+    rows = [
+        {"isa": isa, "precision": precision, "photos": len(values),
+         "relative_l2_median": float(np.median([v[0] for v in values])), "relative_l2_max": max(v[0] for v in values),
+         "mask_iou_median": float(np.median([v[1] for v in values])), "mask_iou_min": min(v[1] for v in values)}
+        for (isa, precision), values in found.items()
+    ]
+    now = datetime.datetime.now(datetime.timezone.utc)
+    run = {"kind": "accuracy", "date": now.isoformat(timespec="seconds"), "command": "python benches/accuracy.py SAM_VIT_B.pth PHOTO…",
+           "photos": [pathlib.Path(p).name for p in args.photos], "torch": torch.__version__, "rows": rows}
+    path = ROOT / "benches/runs" / f"{now:%Y-%m-%dT%H%M}_accuracy.json"
+    path.write_text(json.dumps(run, indent=1) + "\n")
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

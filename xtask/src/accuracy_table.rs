@@ -1,0 +1,57 @@
+//! The accuracy table of BENCHMARKS.md, from the newest run of benches/accuracy.py.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+/// How such files end.
+pub const SUFFIX: &str = "_accuracy.json";
+
+/// One file of benches/runs.
+#[derive(Deserialize)]
+struct Run {
+    date: String,
+    command: String,
+    torch: String,
+    rows: Vec<Row>,
+}
+
+#[derive(Deserialize)]
+struct Row {
+    isa: String,
+    precision: String,
+    photos: usize,
+    relative_l2_median: f64,
+    relative_l2_max: f64,
+    mask_iou_median: f64,
+    mask_iou_min: f64,
+}
+
+/// The section, or a word that there is none yet.
+pub fn section(runs: &Path) -> Result<String> {
+    let mut text = "\n## Accuracy of each tier\n".to_owned();
+    let files = crate::tidy::sorted_dir(runs)?;
+    let Some(path) = files.iter().rfind(|p| p.to_string_lossy().ends_with(SUFFIX)) else {
+        return Ok(text + "\nNot measured.\n");
+    };
+    let run: Run = serde_json::from_str(&fs::read_to_string(path)?)
+        .with_context(|| format!("does not parse: {}", path.display()))?;
+    write!(
+        text,
+        "\n{}, `{}`: SAM ViT-B with seeded weights against PyTorch {} in f32. Relative L2 distance of the image \
+         embedding, IoU of the three masks of one click; f32 tiers should stay below 1e-4, bf16 masks above 0.99.\n\n\
+         | tier | products | photos | relative L2, median | largest | mask IoU, median | smallest |\n|---|---|---|---|---|---|---|\n",
+        run.date, run.command, run.torch
+    )?;
+    for r in run.rows {
+        writeln!(
+            text,
+            "| {} | {} | {} | {:.2e} | {:.2e} | {:.5} | {:.5} |",
+            r.isa, r.precision, r.photos, r.relative_l2_median, r.relative_l2_max, r.mask_iou_median, r.mask_iou_min
+        )?;
+    }
+    Ok(text)
+}
