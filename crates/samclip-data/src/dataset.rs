@@ -39,6 +39,18 @@ pub trait Dataset: Send + Sync {
     /// # Errors
     /// A missing or corrupt file, a mask of another size than its photo, an index beyond the end.
     fn get(&self, index: usize) -> Result<Sample, DataError>;
+    /// The sample's name without reading it, where the data set knows it.
+    fn id(&self, _index: usize) -> Option<String> {
+        None
+    }
+    /// The classes present in sample `index`, as [`Sample::class_ids`]; data sets that can do so leave the
+    /// photo alone.
+    ///
+    /// # Errors
+    /// As [`Dataset::get`].
+    fn present(&self, index: usize) -> Result<Vec<usize>, DataError> {
+        Ok(self.get(index)?.class_ids)
+    }
     /// Class names; the index is the label value. Empty for class-less data.
     fn class_names(&self) -> &[String];
     /// The class that means "none of the others", if the dataset has one.

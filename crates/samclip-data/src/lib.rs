@@ -12,6 +12,7 @@ mod error;
 pub mod file_list;
 pub mod image_folder;
 mod item;
+pub mod labelled;
 pub mod loader;
 pub mod mask_folder;
 pub mod names;
@@ -21,6 +22,7 @@ pub mod prompts;
 pub mod sa1b;
 pub mod shapes;
 pub mod tar_files;
+pub mod subset;
 pub mod voc;
 pub mod webdataset;
 

@@ -10,6 +10,7 @@ pub mod events;
 pub mod export;
 pub mod feed;
 pub mod glob;
+pub mod guided;
 mod inputs;
 pub mod losses;
 pub mod native;

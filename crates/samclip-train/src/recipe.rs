@@ -300,7 +300,7 @@ impl Recipe {
 
 /// Line and nearest key of a TOML error. Inside a tagged table the parser knows only
 /// the table, so the key itself is looked for in the text.
-fn parse_error(error: &toml::de::Error, text: &str, path: &Path) -> TrainError {
+pub(crate) fn parse_error(error: &toml::de::Error, text: &str, path: &Path) -> TrainError {
     let message = error.message().to_owned();
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     let unknown = message.starts_with("unknown field") || message.starts_with("unknown variant");

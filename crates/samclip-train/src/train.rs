@@ -332,7 +332,7 @@ pub(crate) fn task_seed(seed: u64, task: usize) -> u64 {
 }
 
 /// The machine's threads, dealt out to the shards.
-fn pools(shards: usize) -> Result<Vec<rayon::ThreadPool>, TrainError> {
+pub(crate) fn pools(shards: usize) -> Result<Vec<rayon::ThreadPool>, TrainError> {
     let threads = (rayon::current_num_threads() / shards).max(1);
     let build = |_| rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pools = (0..shards).map(build).collect::<Result<_, _>>();

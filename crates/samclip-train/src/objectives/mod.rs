@@ -5,6 +5,7 @@
 //! to the model's outputs is the loss's (see [`inject`]). One backward per task.
 
 mod clip_distill;
+pub mod clip_guided;
 mod dense_text;
 mod feature_distill;
 mod mask_supervision;

@@ -1,9 +1,13 @@
 //! One module per verb: `Args` (clap) and `run(args) -> exit code`.
 
+pub mod adapt;
+mod adapt_watch;
+pub mod adapter;
 pub mod bench;
 pub mod classify;
 pub mod common;
 pub mod completions;
+pub mod data;
 pub mod eval;
 pub mod everything;
 pub mod label;

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use samclip_train::run_log::{Line, curve};
-use samclip_train::{Observer, RunOptions};
+use samclip_train::guided;
+use samclip_train::{Observer, Outcome, RunOptions};
 
 /// Arguments of `samclip train`.
 #[derive(Debug, clap::Args)]
@@ -64,7 +65,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         seed: args.seed,
     };
     let mut printer = Printer::default();
-    let outcome = samclip_train::run(&args.recipe, &options, &mut printer, &stop)?;
+    let outcome = train(&args.recipe, &options, &mut printer, &stop)?;
     printer.finish();
     if stop.load(Ordering::Relaxed) && !outcome.complete {
         eprintln!(
@@ -76,6 +77,17 @@ pub fn run(args: Args) -> Result<ExitCode> {
         println!("{}", options.out.join(outcome.model_file).display());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a recipe of any kind.
+fn train(recipe: &Path, options: &RunOptions, printer: &mut Printer, stop: &AtomicBool) -> Result<Outcome> {
+    if guided::is_guided(recipe) {
+        return Ok(guided::run(recipe, options, printer, stop)?);
+    }
+    if guided::is_tower(recipe) {
+        return Ok(guided::run_tower(recipe, options, printer, stop)?);
+    }
+    Ok(samclip_train::run(recipe, options, printer, stop)?)
 }
 
 /// A flag that SIGINT and SIGTERM set.
@@ -106,6 +118,8 @@ impl Printer {
         eprint!("{}", curve(&self.lines, 72, 12));
     }
 }
+
+impl samclip_train::guided::GuidedObserver for Printer {}
 
 impl Observer for Printer {
     fn note(&mut self, text: &str) {
