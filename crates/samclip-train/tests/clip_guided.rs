@@ -82,6 +82,8 @@ fn optimizer() -> Optimizer {
         betas: [0.9, 0.999],
         weight_decay: 0.01,
         clip_norm: 1.0,
+        accumulate: 1,
+        ema_decay: None,
         groups: vec![Group { pattern: "clip.*".to_owned(), lr_scale: 0.1 }],
     }
 }
