@@ -118,6 +118,6 @@ impl ClipGuidedSam {
     /// Masks of P pairs: `embeddings` [P, C, h, w], one prompt each.
     pub fn decode(&self, embeddings: Tensor<4>, prompts: &PromptInput, output: MaskOutput) -> MaskLogits {
         let index: Vec<usize> = (0..prompts.count).collect();
-        sam::decode(&self.prompt_encoder, &self.mask_decoder, embeddings, &index, prompts, output)
+        sam::decode((&self.prompt_encoder, &self.mask_decoder), embeddings, &index, prompts, (output, f32::NEG_INFINITY))
     }
 }
