@@ -24,6 +24,8 @@ fn main() -> Result<(), DataError> {
             seed: 1,
             side,
             batch_size: 16,
+            sides: vec![],
+            view: None,
             augment: Augment { geometry, hflip: 0.5, color, ..Augment::SQUASH },
             mixing: Mixing::Concat,
             targets: Targets { max_masks: 16, ..Targets::default() },

@@ -166,6 +166,12 @@ impl Frame {
         Self { flip: hflip > 0.0 && rng.random_bool(hflip), ..frame }
     }
 
+    /// The same crop on a square of another side.
+    pub fn at(&self, side: usize) -> Self {
+        let scaled = |n: usize| rounded(n, side as f64 / self.side as f64).min(side);
+        Self { out_w: scaled(self.out_w), out_h: scaled(self.out_h), side, ..*self }
+    }
+
     /// The photo in this frame; what lies outside is SAM's mean colour.
     pub fn image(&self, source: &Image, filter: PhotoFilter) -> Image {
         let filter = match filter {

@@ -1,6 +1,6 @@
 //! What every dataset gives: a name, a length, class names and samples by index.
 
-use crate::{DataError, captions, image_folder, mask_folder, sa1b, voc};
+use crate::{DataError, captions, file_list, image_folder, mask_folder, sa1b, shapes, voc, webdataset};
 use samclip_image::{DecodeLimits, Image, LabelMap, Mask};
 use std::path::Path;
 
@@ -39,6 +39,18 @@ pub trait Dataset: Send + Sync {
     /// # Errors
     /// A missing or corrupt file, a mask of another size than its photo, an index beyond the end.
     fn get(&self, index: usize) -> Result<Sample, DataError>;
+    /// The sample's name without reading it, where the data set knows it.
+    fn id(&self, _index: usize) -> Option<String> {
+        None
+    }
+    /// The classes present in sample `index`, as [`Sample::class_ids`]; data sets that can do so leave the
+    /// photo alone.
+    ///
+    /// # Errors
+    /// As [`Dataset::get`].
+    fn present(&self, index: usize) -> Result<Vec<usize>, DataError> {
+        Ok(self.get(index)?.class_ids)
+    }
     /// Class names; the index is the label value. Empty for class-less data.
     fn class_names(&self) -> &[String];
     /// The class that means "none of the others", if the dataset has one.
@@ -46,7 +58,10 @@ pub trait Dataset: Send + Sync {
 }
 
 /// Opens one of the known datasets below `data` by the name that recipes use:
-/// `voc`, `ccp`, `camvid`, `bsds_sa1b`, `imagenet_sample`, `flickr8k`.
+/// `voc`, `ccp`, `camvid`, `bsds_sa1b`, `imagenet_sample`, `flickr8k`; `sa1b` (the split is a
+/// folder of JSON files and photos), `file_list` (the split is a list of photos, its paths below
+/// `data`), `webdataset` (the split names tar shards: a pattern with `*`, `{0000..0099}`) and
+/// `shapes` (painted on the spot; the split is their number).
 ///
 /// # Errors
 /// An unknown name, or what the dataset's own `open` reports.
@@ -59,9 +74,17 @@ pub fn open(data: &Path, name: &str, split: &str) -> Result<Box<dyn Dataset>, Da
         "bsds_sa1b" => Box::new(sa1b::Sa1b::open(&root.join(split))?),
         "imagenet_sample" => Box::new(image_folder::ImageFolder::open(&root.join(split))?),
         "flickr8k" => Box::new(captions::Captions::open(&root)?),
+        "sa1b" => Box::new(sa1b::Sa1b::open(&data.join(split))?),
+        "file_list" => {
+            let list = data.join(split);
+            Box::new(file_list::FileList::open("file_list", &list, data, Vec::new(), None)?)
+        }
+        "webdataset" => Box::new(webdataset::WebDataset::open(data, split)?),
+        "shapes" => Box::new(shapes::Shapes::open(split)?),
         _ => {
             return Err(DataError::Config(format!(
-                "unknown dataset `{name}`, expected voc, ccp, camvid, bsds_sa1b, imagenet_sample or flickr8k"
+                "unknown dataset `{name}`, expected voc, ccp, camvid, bsds_sa1b, imagenet_sample, flickr8k, sa1b, \
+                 file_list, webdataset or shapes"
             )));
         }
     })

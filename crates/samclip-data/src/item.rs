@@ -50,6 +50,8 @@ pub struct TrainItem {
     pub id: String,
     /// The photo, S x S.
     pub image: Image,
+    /// The same crop at another side, for teachers, without colour changes.
+    pub view: Option<Image>,
     /// Width and height of the photo inside the square; the rest is padding.
     pub content: (usize, usize),
     /// The crop of the photo that the square shows.
@@ -73,11 +75,13 @@ impl TrainItem {
         (source, index): (usize, usize),
         mut sample: Sample,
         augment: &Augment,
-        (side, targets): (usize, &Targets),
+        (side, view, targets): (usize, Option<usize>, &Targets),
         rng: &mut impl Rng,
     ) -> Self {
         let segments = std::mem::take(&mut sample.masks); // few of them are wanted: the frame comes after the draw
+        let source_photo = view.map(|_| sample.image.clone());
         let (sample, frame) = augment.apply(sample, side, rng);
+        let view = view.zip(source_photo).map(|(side, photo)| frame.at(side).image(&photo, augment.filter));
         let content = (frame.out_w, frame.out_h);
         let Sample { id, image, labels, class_ids, captions, .. } = sample;
         let background = dataset.background();
@@ -94,7 +98,7 @@ impl TrainItem {
         }
         let class_ids = labels.as_ref().map_or(class_ids, |l| present_classes(l, background));
         let (mask_classes, masks) = found.into_iter().unzip();
-        Self { source, index, id, image, content, frame, labels, masks, mask_classes, class_ids, captions }
+        Self { source, index, id, image, view, content, frame, labels, masks, mask_classes, class_ids, captions }
     }
 
     /// Writes the normalised photo as CHW f32; the padding is zero. `out` has 3 * S * S elements.
@@ -102,19 +106,33 @@ impl TrainItem {
     /// # Panics
     /// If `out` has another length.
     pub fn write_pixels(&self, normalization: &Normalization, out: &mut [f32]) {
-        let (side, data) = (self.image.width(), self.image.data());
-        let plane = side * side;
-        assert_eq!(out.len(), 3 * plane, "3 x S x S elements");
-        out.fill(0.0);
-        let Normalization { mean, std, scale } = normalization;
-        for (channel, out) in out.chunks_exact_mut(plane).enumerate() {
-            let (mean, std) = (mean[channel], std[channel]);
-            let table: [f32; 256] = std::array::from_fn(|v| (v as f32 / scale - mean) / std);
-            for y in 0..self.content.1 {
-                let line = data[y * side * 3..][..self.content.0 * 3].chunks_exact(3);
-                for (value, pixel) in out[y * side..].iter_mut().zip(line) {
-                    *value = table[usize::from(pixel[channel])];
-                }
+        write_pixels(&self.image, self.content, normalization, out);
+    }
+
+    /// [`TrainItem::write_pixels`] of the second picture; the photo's where there is none.
+    ///
+    /// # Panics
+    /// If `out` has another length.
+    pub fn write_view(&self, normalization: &Normalization, out: &mut [f32]) {
+        let Some(view) = &self.view else { return self.write_pixels(normalization, out) };
+        let frame = self.frame.at(view.width());
+        write_pixels(view, (frame.out_w, frame.out_h), normalization, out);
+    }
+}
+
+fn write_pixels(image: &Image, content: (usize, usize), normalization: &Normalization, out: &mut [f32]) {
+    let (side, data) = (image.width(), image.data());
+    let plane = side * side;
+    assert_eq!(out.len(), 3 * plane, "3 x S x S elements");
+    out.fill(0.0);
+    let Normalization { mean, std, scale } = normalization;
+    for (channel, out) in out.chunks_exact_mut(plane).enumerate() {
+        let (mean, std) = (mean[channel], std[channel]);
+        let table: [f32; 256] = std::array::from_fn(|v| (v as f32 / scale - mean) / std);
+        for y in 0..content.1 {
+            let line = data[y * side * 3..][..content.0 * 3].chunks_exact(3);
+            for (value, pixel) in out[y * side..].iter_mut().zip(line) {
+                *value = table[usize::from(pixel[channel])];
             }
         }
     }

@@ -5,19 +5,26 @@
 //! ChaCha generator seeded with (seed, epoch, index), so threads change speed, never results.
 
 pub mod augment;
+mod buckets;
 pub mod captions;
 mod dataset;
 mod error;
 pub mod file_list;
 pub mod image_folder;
 mod item;
+pub mod labelled;
 pub mod loader;
 pub mod mask_folder;
 pub mod names;
 mod objects;
+mod pool;
 pub mod prompts;
 pub mod sa1b;
+pub mod shapes;
+pub mod tar_files;
+pub mod subset;
 pub mod voc;
+pub mod webdataset;
 
 pub use dataset::{Dataset, IGNORE, Sample, open};
 pub use error::DataError;

@@ -6,7 +6,9 @@
 //! [`Position`] and continued there sees what an uninterrupted run sees.
 
 use crate::augment::Augment;
+use crate::buckets::{Buckets, Cursor};
 use crate::item::Targets;
+use crate::pool::{Pool, lock};
 use crate::{DataError, Dataset, TrainItem};
 use rand::SeedableRng;
 use rand::distr::{Distribution, weighted::WeightedIndex};
@@ -16,8 +18,7 @@ use samclip_image::Normalization;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex};
 
 /// A dataset in the mix.
 #[derive(Clone)]
@@ -60,6 +61,12 @@ pub struct LoaderConfig {
     pub side: usize,
     /// Samples in a batch.
     pub batch_size: usize,
+    /// Sides that batches draw from, each with the pixels of `batch_size` at `side`; empty: `side`.
+    #[serde(default)]
+    pub sides: Vec<usize>,
+    /// Side of a second picture of the same crop, for teachers; none where absent.
+    #[serde(default)]
+    pub view: Option<usize>,
     /// Augmentation of the sources that have none of their own.
     pub augment: Augment,
     /// What an epoch is.
@@ -84,6 +91,9 @@ pub struct Position {
     pub epoch: u64,
     /// Slots taken in this epoch.
     pub index: u64,
+    /// Batches given so far: decides the sides of the following ones.
+    #[serde(default)]
+    pub batch: u64,
 }
 
 /// Samples of one step.
@@ -105,13 +115,28 @@ impl Batch {
         }
         out
     }
+
+    /// The pictures for teachers as [B, 3, S, S] and their side S: the second ones where the
+    /// loader makes them, else the photos.
+    pub fn view(&self, normalization: &Normalization) -> (Vec<f32>, usize) {
+        let Some(side) = self.items.first().and_then(|i| i.view.as_ref()).map(samclip_image::Image::width) else {
+            return (self.pixels(normalization), self.side);
+        };
+        let mut out = vec![0.0; self.items.len() * 3 * side * side];
+        for (item, out) in self.items.iter().zip(out.chunks_exact_mut(3 * side * side)) {
+            item.write_view(normalization, out);
+        }
+        (out, side)
+    }
 }
 
 /// The stream of batches.
 pub struct Loader {
     stream: Arc<Stream>,
     slot: u64,
+    batch: u64,
     skipped: usize,
+    last_skipped: Option<String>,
     pool: Option<Pool>,
 }
 
@@ -122,7 +147,7 @@ impl Loader {
     /// No samples, a weight that is not positive, a zero size, or a bad augmentation.
     pub fn new(sources: Vec<Source>, config: LoaderConfig) -> Result<Self, DataError> {
         let stream = Arc::new(Stream::new(sources, config)?);
-        let mut loader = Self { stream, slot: 0, skipped: 0, pool: None };
+        let mut loader = Self { stream, slot: 0, batch: 0, skipped: 0, last_skipped: None, pool: None };
         loader.start();
         Ok(loader)
     }
@@ -133,17 +158,24 @@ impl Loader {
     /// More unreadable samples than `max_skipped` since the loader was made.
     pub fn next_batch(&mut self) -> Result<Batch, DataError> {
         let config = &self.stream.config;
-        let mut items = Vec::with_capacity(config.batch_size);
-        while items.len() < config.batch_size {
+        let (side, size) = self.stream.buckets.of(self.batch);
+        let mut items = Vec::with_capacity(size);
+        while items.len() < size {
             let read = match &self.pool {
                 Some(pool) => pool.take(self.slot),
-                None => self.stream.read(self.slot),
+                None => self.stream.read(self.slot, side),
+            };
+            let read = match read {
+                // read ahead for another batch, because a sample before it could not be read
+                Ok(item) if item.image.width() != side => self.stream.read(self.slot, side),
+                read => read,
             };
             self.slot += 1;
             match read {
                 Ok(item) => items.push(item),
                 Err(error) => {
                     self.skipped += 1;
+                    self.last_skipped = Some(error.to_string());
                     if self.skipped > config.max_skipped {
                         let (skipped, limit) = (self.skipped, config.max_skipped);
                         return Err(DataError::TooManyCorrupt { skipped, limit, last: error.to_string() });
@@ -151,13 +183,19 @@ impl Loader {
                 }
             }
         }
-        Ok(Batch { items, side: config.side })
+        self.batch += 1;
+        Ok(Batch { items, side })
     }
 
     /// Where the next batch starts.
     pub fn position(&self) -> Position {
         let len = self.stream.epoch_len;
-        Position { seed: self.stream.config.seed, epoch: self.slot / len, index: self.slot % len }
+        Position {
+            seed: self.stream.config.seed,
+            epoch: self.slot / len,
+            index: self.slot % len,
+            batch: self.batch,
+        }
     }
 
     /// Continues at a position that [`Loader::position`] gave.
@@ -173,6 +211,7 @@ impl Loader {
             )));
         }
         self.slot = position.epoch * len + position.index;
+        self.batch = position.batch;
         self.start();
         Ok(())
     }
@@ -187,12 +226,18 @@ impl Loader {
         self.skipped
     }
 
+    /// Why the last unreadable sample was skipped, once: the next call says none.
+    pub fn take_last_skipped(&mut self) -> Option<String> {
+        self.last_skipped.take()
+    }
+
     fn start(&mut self) {
         self.pool = None; // joins the threads of the old position
         let config = &self.stream.config;
         if config.workers > 0 {
-            let window = (config.prefetch.max(1) * config.batch_size) as u64;
-            self.pool = Some(Pool::start(&self.stream, self.slot, config.workers, window));
+            let window = (config.prefetch.max(1) * self.stream.buckets.largest()) as u64;
+            let from = (self.slot, Cursor::at(self.batch));
+            self.pool = Some(Pool::start(&self.stream, from, config.workers, window));
         }
     }
 }
@@ -201,9 +246,10 @@ impl Loader {
 type Order = Arc<Vec<(u32, u32)>>;
 
 /// The pure part: slot -> item.
-struct Stream {
+pub(crate) struct Stream {
     sources: Vec<Source>,
     config: LoaderConfig,
+    pub(crate) buckets: Buckets,
     epoch_len: u64,
     orders: Mutex<BTreeMap<u64, Order>>,
 }
@@ -217,9 +263,7 @@ impl Stream {
         if sources.iter().any(|s| !(s.weight > 0.0 && s.weight.is_finite())) {
             return bad("dataset weights must be positive");
         }
-        if config.side == 0 || config.batch_size == 0 {
-            return bad("`side` and `batch_size` must be at least 1");
-        }
+        let buckets = Buckets::new(config.seed, config.side, config.batch_size, &config.sides)?;
         for augment in sources.iter().filter_map(|s| s.augment.as_ref()).chain([&config.augment]) {
             augment.check()?;
         }
@@ -230,10 +274,10 @@ impl Stream {
         if epoch_len == 0 {
             return bad("`epoch_len` must be at least 1");
         }
-        Ok(Self { sources, config, epoch_len: epoch_len as u64, orders: Mutex::default() })
+        Ok(Self { sources, config, buckets, epoch_len: epoch_len as u64, orders: Mutex::default() })
     }
 
-    fn read(&self, slot: u64) -> Result<TrainItem, DataError> {
+    pub(crate) fn read(&self, slot: u64, side: usize) -> Result<TrainItem, DataError> {
         let (epoch, index) = (slot / self.epoch_len, slot % self.epoch_len);
         let (source, sample) = self.order(epoch)[index as usize];
         let (source, sample) = (source as usize, sample as usize);
@@ -244,7 +288,7 @@ impl Stream {
             let augment = augment.as_ref().unwrap_or(&config.augment);
             let read = dataset.get(sample)?;
             let dataset = dataset.as_ref();
-            let target = (config.side, &config.targets);
+            let target = (side, config.view, &config.targets);
             Ok(TrainItem::new(dataset, (source, sample), read, augment, target, &mut rng))
         };
         // a panic in a decoder must not leave the consumer waiting for ever
@@ -295,91 +339,10 @@ fn epoch_order(mixing: Mixing, lengths: &[usize], weights: &[f64], seed: u64, ep
 }
 
 /// The generator of one slot; `purpose` separates the order from the samples.
-fn generator(seed: u64, epoch: u64, index: u64, purpose: u64) -> ChaCha8Rng {
+pub(crate) fn generator(seed: u64, epoch: u64, index: u64, purpose: u64) -> ChaCha8Rng {
     let mut key = [0; 32];
     for (part, value) in key.chunks_exact_mut(8).zip([seed, epoch, index, purpose]) {
         part.copy_from_slice(&value.to_le_bytes());
     }
     ChaCha8Rng::from_seed(key)
-}
-
-/// Threads that read ahead of the consumer.
-struct Pool {
-    shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-struct Shared {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-struct State {
-    /// The next slot that nobody has begun.
-    next: u64,
-    /// The first slot that may not be begun yet.
-    end: u64,
-    ready: BTreeMap<u64, Result<TrainItem, DataError>>,
-    stop: bool,
-}
-
-impl Pool {
-    fn start(stream: &Arc<Stream>, slot: u64, workers: usize, window: u64) -> Self {
-        let state = State { next: slot, end: slot + window, ready: BTreeMap::new(), stop: false };
-        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
-        let spawn = |_| {
-            let (stream, shared) = (stream.clone(), shared.clone());
-            std::thread::spawn(move || shared.work(&stream))
-        };
-        Self { threads: (0..workers).map(spawn).collect(), shared }
-    }
-
-    /// Waits for `slot` and moves the window one on.
-    fn take(&self, slot: u64) -> Result<TrainItem, DataError> {
-        let mut state = lock(&self.shared.state);
-        loop {
-            if let Some(read) = state.ready.remove(&slot) {
-                state.end += 1;
-                self.shared.changed.notify_all();
-                return read;
-            }
-            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-}
-
-impl Shared {
-    fn work(&self, stream: &Stream) {
-        let mut state = lock(&self.state);
-        loop {
-            if state.stop {
-                return;
-            }
-            if state.next >= state.end {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            }
-            let slot = state.next;
-            state.next += 1;
-            drop(state);
-            let read = stream.read(slot);
-            state = lock(&self.state);
-            state.ready.insert(slot, read);
-            self.changed.notify_all();
-        }
-    }
-}
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        lock(&self.shared.state).stop = true;
-        self.shared.changed.notify_all();
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -50,6 +50,16 @@ impl MaskFolder {
         Ok(Self { name: name.to_owned(), images, masks, classes, background, void })
     }
 
+    /// The photos.
+    pub(crate) fn photos(&self) -> &[PathBuf] {
+        &self.images
+    }
+
+    /// The folder of the masks.
+    pub(crate) fn masks(&self) -> &Path {
+        &self.masks
+    }
+
     /// Clothing Co-Parsing: 58 items, `null` is the background.
     ///
     /// # Errors
@@ -83,6 +93,9 @@ impl Dataset for MaskFolder {
         let labels = open_labels(&mask, &image, self.classes.len(), self.void)?;
         let class_ids = present_classes(&labels, self.background);
         Ok(Sample { id, image, labels: Some(labels), masks: Vec::new(), class_ids, captions: Vec::new() })
+    }
+    fn id(&self, index: usize) -> Option<String> {
+        self.images.get(index).map(|path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned())
     }
     fn class_names(&self) -> &[String] {
         &self.classes

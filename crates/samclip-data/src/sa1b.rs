@@ -6,7 +6,7 @@
 use crate::dataset::{check_index, open_image};
 use crate::error::{list_files, read_text};
 use crate::{DataError, Dataset, Sample};
-use samclip_image::rle;
+use samclip_image::{Mask, rle};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -54,6 +54,29 @@ impl Sa1b {
     }
 }
 
+/// The masks of an SA-1B JSON text whose photo has this (width, height); `path` is for messages.
+pub(crate) fn masks_of(text: &str, size: (usize, usize), path: &Path) -> Result<Vec<Mask>, DataError> {
+    let file = serde_json::from_str(text).map_err(|e| DataError::format(path, format!("not SA-1B JSON ({e})")))?;
+    masks(&file, size, path)
+}
+
+fn masks(file: &File, size: (usize, usize), path: &Path) -> Result<Vec<Mask>, DataError> {
+    let differs = |mask| Err(DataError::SizeMismatch { mask, image: size, path: path.to_owned() });
+    if size != (file.image.width, file.image.height) {
+        return differs((file.image.width, file.image.height));
+    }
+    let mut masks = Vec::with_capacity(file.annotations.len());
+    for Annotation { segmentation: s } in &file.annotations {
+        if s.size != [size.1, size.0] {
+            return differs((s.size[1], s.size[0]));
+        }
+        let runs = rle::from_coco_string(&s.counts, s.size)
+            .map_err(|e| DataError::format(path, format!("run lengths of a mask: {e}")))?;
+        masks.push(rle::decode(&runs));
+    }
+    Ok(masks)
+}
+
 impl Dataset for Sa1b {
     fn name(&self) -> &str {
         "bsds_sa1b"
@@ -71,20 +94,7 @@ impl Dataset for Sa1b {
             return Err(DataError::format(path, "`file_name` must be a file name without a folder"));
         }
         let image = open_image(&path.with_file_name(&file.image.file_name))?;
-        let size = (image.width(), image.height());
-        if size != (file.image.width, file.image.height) {
-            let mask = (file.image.width, file.image.height);
-            return Err(DataError::SizeMismatch { mask, image: size, path: path.clone() });
-        }
-        let mut masks = Vec::with_capacity(file.annotations.len());
-        for Annotation { segmentation: s } in &file.annotations {
-            if s.size != [size.1, size.0] {
-                return Err(DataError::SizeMismatch { mask: (s.size[1], s.size[0]), image: size, path: path.clone() });
-            }
-            let runs = rle::from_coco_string(&s.counts, s.size)
-                .map_err(|e| DataError::format(path, format!("run lengths of a mask: {e}")))?;
-            masks.push(rle::decode(&runs));
-        }
+        let masks = masks(&file, (image.width(), image.height()), path)?;
         let id = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Sample { id, image, labels: None, masks, class_ids: Vec::new(), captions: Vec::new() })
     }

@@ -6,6 +6,7 @@
 use crate::dataset::{check_index, open_image, open_labels, present_classes};
 use crate::error::read_lines;
 use crate::{DataError, Dataset, Sample};
+use samclip_image::LabelMap;
 use std::path::{Path, PathBuf};
 
 /// The standard names in the order of the label values.
@@ -44,6 +45,13 @@ impl Voc {
     }
 }
 
+impl Voc {
+    /// Where photo `index` lies.
+    pub(crate) fn photo(&self, index: usize) -> PathBuf {
+        self.root.join("JPEGImages").join(format!("{}.jpg", self.ids[index]))
+    }
+}
+
 impl Dataset for Voc {
     fn name(&self) -> &str {
         "voc"
@@ -54,11 +62,19 @@ impl Dataset for Voc {
     fn get(&self, index: usize) -> Result<Sample, DataError> {
         check_index(self, index)?;
         let id = self.ids[index].clone();
-        let image = open_image(&self.root.join("JPEGImages").join(format!("{id}.jpg")))?;
+        let image = open_image(&self.photo(index))?;
         let path = self.root.join("SegmentationClass").join(format!("{id}.png"));
         let labels = open_labels(&path, &image, self.classes.len(), None)?;
         let class_ids = present_classes(&labels, self.background());
         Ok(Sample { id, image, labels: Some(labels), masks: Vec::new(), class_ids, captions: Vec::new() })
+    }
+    fn present(&self, index: usize) -> Result<Vec<usize>, DataError> {
+        check_index(self, index)?;
+        let path = self.root.join("SegmentationClass").join(format!("{}.png", self.ids[index]));
+        Ok(present_classes(&LabelMap::open(&path)?, self.background()))
+    }
+    fn id(&self, index: usize) -> Option<String> {
+        self.ids.get(index).cloned()
     }
     fn class_names(&self) -> &[String] {
         &self.classes

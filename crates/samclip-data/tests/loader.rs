@@ -58,7 +58,19 @@ fn config(mixing: Mixing, workers: usize) -> LoaderConfig {
     let color = ColorJitter { brightness: 0.3, contrast: 0.3, saturation: 0.3 };
     let augment = Augment { geometry, hflip: 0.5, color, ..Augment::SQUASH };
     let targets = Targets { objects: true, min_fraction: 0.01, max_masks: 4 };
-    LoaderConfig { seed: 5, side: 16, batch_size: 4, augment, mixing, targets, workers, prefetch: 3, max_skipped: 0 }
+    LoaderConfig {
+        seed: 5,
+        side: 16,
+        batch_size: 4,
+        sides: vec![],
+        view: None,
+        augment,
+        mixing,
+        targets,
+        workers,
+        prefetch: 3,
+        max_skipped: 0,
+    }
 }
 
 fn loader(workers: usize) -> Loader {
@@ -204,4 +216,35 @@ fn wrong_configurations_are_errors() {
     assert!(Loader::new(vec![], config(Mixing::Concat, 0)).is_err());
     assert!(Loader::new(vec![source("a", 0, 0, 1.0)], config(Mixing::Concat, 0)).is_err());
     assert!(Loader::new(vec![source("a", 1, 0, 0.0)], config(Mixing::Concat, 0)).is_err());
+}
+
+fn bucket_loader(workers: usize, bad: usize) -> Loader {
+    let config = LoaderConfig { sides: vec![16, 32], view: Some(24), max_skipped: 1000, ..config(Mixing::Concat, workers) };
+    Loader::new(vec![source("a", 23, bad, 1.0)], config).unwrap()
+}
+
+#[test]
+fn several_sides_are_exact_with_threads_corrupt_samples_and_resuming() {
+    for bad in [0, 3] {
+        let mut whole = bucket_loader(0, bad);
+        let batches: Vec<Batch> = (0..30).map(|_| whole.next_batch().unwrap()).collect();
+        for batch in &batches {
+            assert_eq!(batch.items.len(), if batch.side == 16 { 4 } else { 1 });
+            assert!(batch.items.iter().all(|i| i.image.width() == batch.side));
+            assert!(batch.items.iter().all(|i| i.view.as_ref().unwrap().width() == 24));
+            assert_eq!(batch.view(&Normalization::SAM).1, 24);
+        }
+        assert!(batches.iter().any(|b| b.side == 16) && batches.iter().any(|b| b.side == 32));
+        for stop in [0, 7, 13] {
+            let mut first = bucket_loader(2, bad);
+            (0..stop).for_each(|_| drop(first.next_batch().unwrap()));
+            let mut second = bucket_loader(3, bad);
+            second.seek(first.position()).unwrap();
+            for expected in &batches[stop..] {
+                assert_eq!(print(&second.next_batch().unwrap()), print(expected));
+            }
+        }
+        assert_eq!(whole.take_last_skipped().is_some(), bad > 0);
+        assert!(whole.take_last_skipped().is_none());
+    }
 }

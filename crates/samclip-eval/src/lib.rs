@@ -4,6 +4,7 @@
 //! roles (`samclip_predict::roles`), never concrete models. Metrics do not know where masks come from.
 
 pub mod baselines;
+pub mod boxes;
 mod error;
 pub mod metrics;
 pub mod protocol;

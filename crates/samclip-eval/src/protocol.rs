@@ -49,6 +49,10 @@ pub struct Text {
     pub mode: TextMode,
     /// Probability above which a token belongs to the name.
     pub threshold: f32,
+    /// A click at the deepest point of the class goes with the name: the manual mode of a model with
+    /// an adapter. Text alone where absent.
+    #[serde(default)]
+    pub click: bool,
     /// The classes (dataset's spelling) whose mean is the headline; they need enough photos.
     pub mean_over: Vec<String>,
 }

@@ -1,6 +1,7 @@
 //! The evaluation loop: one encoder pass a photo, all prompts on it, sums by class.
 
 use crate::EvalError;
+use crate::boxes::{Boxes, united};
 use crate::baselines::{DISK_FACTORS, disks, fill_box};
 use crate::metrics::{Overlap, mean, top1_is_present};
 use crate::protocol::{Ask, Objects, Protocol, TextMode};
@@ -9,7 +10,7 @@ use samclip_data::prompts::{distance_maximum, distance_peak, tight_box};
 use samclip_data::{Dataset, IGNORE, Object, Sample, components};
 use samclip_image::{LabelMap, Mask};
 use samclip_predict::roles::Timing;
-use samclip_predict::{Prompt, PromptSegmenter, SegmentOptions, TextMode as PredictTextMode, ZeroShotClassifier};
+use samclip_predict::{Point, Prompt, PromptSegmenter, SegmentOptions, TextMode as PredictTextMode, ZeroShotClassifier};
 
 /// A model under test, seen through its roles.
 pub struct Subject<'a> {
@@ -19,6 +20,8 @@ pub struct Subject<'a> {
     pub segmenter: Option<&'a dyn PromptSegmenter>,
     /// Names for photos. A model without this role has no text side, so it gets no names.
     pub classifier: Option<&'a dyn ZeroShotClassifier>,
+    /// A detector's boxes that stand for names.
+    pub boxes: Option<&'a Boxes>,
 }
 
 /// Runs a protocol. `names` are the text names of the dataset's classes (by label value, none
@@ -49,8 +52,13 @@ pub fn evaluate(
         let photo = Photo::new(dataset.get(index)?, dataset, protocol)?;
         tally.baselines(&photo);
         if let Some(segmenter) = subject.segmenter {
-            let texts = if subject.classifier.is_some() { names } else { &[] };
-            segment(&photo, segmenter, texts, protocol, &mut tally)?;
+            match subject.boxes {
+                Some(boxes) => segment_boxes(&photo, segmenter, names, boxes, &mut tally)?,
+                None => {
+                    let texts = if subject.classifier.is_some() { names } else { &[] };
+                    segment(&photo, segmenter, texts, protocol, &mut tally)?;
+                }
+            }
         }
         if let Some(classifier) = subject.classifier {
             classify(&photo, classifier, names, &mut tally)?;
@@ -153,11 +161,39 @@ fn segment(
     };
     let options = SegmentOptions { text_threshold: protocol.text.threshold, text_mode, ..SegmentOptions::STANDARD };
     for texts in texts.chunks(at_once) {
-        let prompts: Vec<Prompt> = texts.iter().map(|(_, name)| Prompt::text(name)).collect();
+        let prompt = |(class, name): &(usize, String)| {
+            let click = distance_maximum(&photo.class_mask(*class)).filter(|_| protocol.text.click);
+            let points = click.map(|[x, y]| Point { x, y, positive: true }).into_iter().collect();
+            Prompt { points, ..Prompt::text(name) }
+        };
+        let prompts: Vec<Prompt> = texts.iter().map(prompt).collect();
         let (masks, _) = photo.ask(segmenter, &prompts, &options)?;
         for ((class, _), mask) in texts.iter().zip(&masks).filter(|((class, _), _)| present(class)) {
             add(&mut tally.text[*class], Overlap::of(mask, &photo.class_mask(*class), &photo.void));
         }
+    }
+    Ok(())
+}
+
+/// Every present class as the boxes that a detector gave for its name.
+fn segment_boxes(
+    photo: &Photo,
+    segmenter: &dyn PromptSegmenter,
+    names: &[Option<String>],
+    boxes: &Boxes,
+    tally: &mut Tally,
+) -> Result<(), EvalError> {
+    segment_objects(photo, segmenter, tally)?;
+    let size = (photo.labels.width, photo.labels.height);
+    for &class in &photo.sample.class_ids {
+        let Some(name) = names.get(class).and_then(Option::as_ref) else { continue };
+        let prompts = boxes.prompts(&photo.sample.id, name, size);
+        let masks = match prompts.is_empty() {
+            true => Vec::new(),
+            false => photo.ask(segmenter, &prompts, &SegmentOptions::STANDARD)?.0,
+        };
+        let truth = photo.class_mask(class);
+        add(&mut tally.text[class], Overlap::of(&united(&masks, size), &truth, &photo.void));
     }
     Ok(())
 }
@@ -250,7 +286,8 @@ impl Tally {
     fn report(&self, protocol: &Protocol, dataset: &dyn Dataset, subject: &Subject<'_>, photos: usize) -> Report {
         let classes = dataset.class_names();
         let over = &protocol.text.mean_over;
-        let text = text_figure(&self.text, classes, over).filter(|_| subject.classifier.is_some());
+        let asked = subject.classifier.is_some() || subject.boxes.is_some();
+        let text = text_figure(&self.text, classes, over).filter(|_| asked);
         let mut report = Report {
             protocol: protocol.name.clone(),
             title: protocol.title.clone(),

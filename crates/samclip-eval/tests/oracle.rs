@@ -2,6 +2,7 @@
 //! answers nothing, one that fills boxes, one that breaks the rules.
 
 use samclip_data::{DataError, Dataset, IGNORE, Sample};
+use samclip_eval::boxes::Boxes;
 use samclip_eval::{Protocol, Report, Subject, evaluate};
 use samclip_image::{Image, LabelMap, Mask};
 use samclip_predict::roles::{Classification, MaskPrediction, Segmentation, Timing};
@@ -122,7 +123,8 @@ fn protocol() -> Protocol {
 fn run(kind: Kind, protocol: &Protocol, limit: Option<usize>, text: bool) -> Result<(Report, Vec<usize>), String> {
     let dataset = Toy(strings(&CLASSES));
     let model = Known { kind, asked: RefCell::default() };
-    let subject = Subject { name: "known".into(), segmenter: Some(&model), classifier: text.then_some(&model as _) };
+    let classifier = text.then_some(&model as _);
+    let subject = Subject { name: "known".into(), segmenter: Some(&model), classifier, boxes: None };
     let names: Vec<Option<String>> = NAMES.iter().map(|n| n.map(str::to_owned)).collect();
     let mut calls = 0;
     let report = evaluate(protocol, &dataset, &names, &subject, limit, &mut |_, _| calls += 1).map_err(|e| e.to_string())?;
@@ -195,4 +197,30 @@ fn reports_say_the_figures_the_floors_and_the_classes() {
     assert!(text.contains("**0.679**") && text.contains("0.62 reached") && text.contains("| cat | 2 | 0.812 |"), "{text}");
     let (limited, _) = run(Kind::FillBox, &protocol(), Some(1), true).unwrap();
     assert!(limited.to_markdown().contains("1 photos of 6 (limited run, no floors)"));
+}
+
+/// Photo 0 (dog, "puppy"): its box in two halves. Photo 5 (dog): the box at a score below the limit.
+#[test]
+fn a_detectors_boxes_stand_for_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("boxes.json");
+    let read = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        Boxes::open(&file).map_err(|e| e.to_string())
+    };
+    let entry = |photo: &str, b: &str, score: f32| format!(r#"{{"photo":"{photo}","label":"puppy","box":{b},"score":{score}}}"#);
+    let list = [entry("p0", "[2,1,6,9]", 0.9), entry("p0", "[6,6,12,99]", 0.4), entry("p5", "[2,1,12,9]", 0.2)];
+    let boxes = read(&format!("[{}]", list.join(","))).unwrap();
+    let model = Known { kind: Kind::FillBox, asked: RefCell::default() };
+    let subject = Subject { name: "boxes".into(), segmenter: Some(&model), classifier: None, boxes: Some(&boxes) };
+    let names: Vec<Option<String>> = NAMES.iter().map(|n| n.map(str::to_owned)).collect();
+    let report = evaluate(&protocol(), &Toy(strings(&CLASSES)), &names, &subject, None, &mut |_, _| {}).unwrap();
+    let text = report.text.unwrap();
+    let dog = text.per_class.iter().find(|c| c.class == "dog").unwrap();
+    // photo 0: 4 x 8 and 6 x 4 (cut at the border) cover the 50 pixels and 6 below them; photo 5 finds none of 50
+    assert_eq!((dog.count, dog.value), (2, 50.0 / (56.0 + 50.0)));
+    assert!(text.per_class.iter().filter(|c| c.class != "dog").all(|c| c.value == 0.0));
+
+    assert!(read("[{}]").unwrap_err().contains("boxes: "));
+    assert!(read(&format!("[{}]", entry("p0", "[6,1,2,9]", 0.9))).unwrap_err().contains("entry 0 (puppy on p0)"));
 }

@@ -30,6 +30,18 @@ pub enum ModelError {
     /// An input of a shape or value that the model cannot take.
     #[error("invalid input: {0}")]
     Input(String),
+    /// An adapter over other weights than those it was trained on.
+    #[error("the adapter was trained on another {part} base: expected {name} with hash {expected:.16}, found {found:.16}")]
+    WrongBase {
+        /// `sam` or `clip`.
+        part: &'static str,
+        /// The base's name.
+        name: String,
+        /// Hash that the adapter names.
+        expected: String,
+        /// Hash of the base given.
+        found: String,
+    },
     /// A malformed text table.
     #[error("invalid text table: {0}")]
     TextTable(String),
@@ -43,6 +55,8 @@ impl ModelError {
             Self::UnknownName { nearest, .. } if !nearest.is_empty() => {
                 Some(format!("did you mean {}?", nearest.join(", ")))
             }
+            Self::WrongBase { part: "sam", name, .. } => Some(format!("give the weights of {name} that were used for training (--model, --weights)")),
+            Self::WrongBase { name, .. } => Some(format!("give the weights of {name} that were used for training (--clip-weights)")),
             _ => None,
         }
     }

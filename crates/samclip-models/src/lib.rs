@@ -8,6 +8,7 @@
 //! the two heads. Numeric work goes through [`ops`], the only door to the CPU kernels.
 
 pub mod clip;
+pub mod clip_guided_sam;
 pub mod cost;
 pub mod error;
 pub mod init;

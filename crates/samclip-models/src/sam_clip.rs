@@ -173,7 +173,7 @@ pub struct ClipHead {
 }
 
 impl ClipHead {
-    fn new(config: &ClipHeadConfig, backbone: &VitDetConfig, init: &mut Init) -> Self {
+    pub(crate) fn new(config: &ClipHeadConfig, backbone: &VitDetConfig, init: &mut Init) -> Self {
         let dim = backbone.embed_dim;
         let widths = [dim, config.mlp_dim, config.mlp_dim, config.embed_dim];
         let block = |_| Block::new_global(dim, backbone.num_heads, backbone.mlp_ratio, backbone.grid(), init);

@@ -47,6 +47,9 @@ pub enum PredictError {
         /// The model's name.
         model: String,
     },
+    /// An adapter trained with a CLIP of its own, and no weights for it.
+    #[error("the adapter was trained with a CLIP of its own: expected --clip-weights FILE")]
+    NoClipWeights,
     /// A model with a CLIP head, and no vectors for names.
     #[error("model {model} needs a text table for names: expected --text-table FILE")]
     NoTextTable {

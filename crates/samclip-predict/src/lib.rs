@@ -14,6 +14,7 @@
 //! # Ok::<(), samclip_predict::PredictError>(())
 //! ```
 
+pub mod adapter;
 pub mod bench;
 pub mod cache;
 pub mod check;
@@ -23,6 +24,7 @@ mod contrast;
 pub mod decode;
 mod error;
 pub mod everything;
+pub mod guided;
 mod heat;
 pub mod inputs;
 pub mod model;
@@ -33,6 +35,7 @@ pub mod record;
 pub mod roles;
 mod sam;
 mod sam_clip;
+pub mod sam_plus_clip;
 mod tensors;
 mod text;
 pub mod verbs;

@@ -15,6 +15,7 @@ use crate::cache::{EmbeddingCache, bytes_hash, file_hash};
 use crate::clip::ClipPredictor;
 use crate::contrast;
 use crate::error::PredictError;
+use crate::guided::GuidedPredictor;
 use crate::precision::Precision;
 use crate::roles::{PromptSegmenter, SemanticSegmenter, TextLocator, ZeroShotClassifier};
 use crate::sam::{SamLike, SamPredictor};
@@ -35,6 +36,10 @@ pub struct ModelSpec {
     pub device: String,
     /// Folder for image embeddings.
     pub cache: Option<PathBuf>,
+    /// An adapter over the model.
+    pub adapter: Option<PathBuf>,
+    /// CLIP's weights, where the adapter was trained with a CLIP of its own.
+    pub clip_weights: Option<PathBuf>,
 }
 
 impl ModelSpec {
@@ -47,6 +52,8 @@ impl ModelSpec {
             precision: Precision::Auto,
             device: "cpu".to_owned(),
             cache: None,
+            adapter: None,
+            clip_weights: None,
         }
     }
 }
@@ -66,6 +73,7 @@ enum Kind {
     Sam(Box<SamPredictor>),
     Clip(Box<ClipPredictor>),
     SamClip(Box<SamClipPredictor>),
+    Guided(Box<GuidedPredictor>),
 }
 
 impl Model {
@@ -85,6 +93,10 @@ impl Model {
             Some(folder) => Some(EmbeddingCache::open(folder, variant.name(), &weights_hash(spec)?, precision)?),
         };
         let device = Device::default();
+        if let Some(adapter) = &spec.adapter {
+            let guided = crate::adapter::load(spec, adapter, &device)?;
+            return Ok(Self { name: guided.name.clone(), precision, kind: Kind::Guided(Box::new(guided)) });
+        }
         let kind = build(variant, spec, &device, cache).map_err(|error| match &spec.weights {
             Some(path) if matches!(error, PredictError::Model(_) | PredictError::Weights(_)) => error.in_file(path),
             _ => error,
@@ -100,6 +112,7 @@ impl Model {
         match &self.kind {
             Kind::Sam(model) => Ok(model.as_ref()),
             Kind::SamClip(model) => Ok(model.as_ref()),
+            Kind::Guided(model) => Ok(model.as_ref()),
             Kind::Clip(_) => self.unable("segment by prompts", SEGMENTERS),
         }
     }
@@ -112,6 +125,10 @@ impl Model {
         match &self.kind {
             Kind::Sam(model) => Ok(model.as_ref()),
             Kind::SamClip(model) => Ok(model.as_ref()),
+            Kind::Guided(model) => match &model.base {
+                Some(base) => base.sam(),
+                None => self.unable("segment everything", SEGMENTERS),
+            },
             Kind::Clip(_) => self.unable("segment everything", SEGMENTERS),
         }
     }
@@ -124,6 +141,10 @@ impl Model {
         match &self.kind {
             Kind::Clip(model) => Ok(model.as_ref()),
             Kind::SamClip(model) => Ok(model.as_ref()),
+            Kind::Guided(model) => match &model.base {
+                Some(base) => base.classifier(),
+                None => self.unable("classify", NAMERS),
+            },
             Kind::Sam(_) => self.unable("classify", NAMERS),
         }
     }
@@ -136,6 +157,7 @@ impl Model {
         match &self.kind {
             Kind::Clip(model) => Ok(model.as_ref()),
             Kind::SamClip(model) => Ok(model.as_ref()),
+            Kind::Guided(model) => Ok(model.as_ref()),
             Kind::Sam(_) => self.unable("locate names", NAMERS),
         }
     }
@@ -148,13 +170,36 @@ impl Model {
         match &self.kind {
             Kind::Clip(model) => Ok(model.as_ref()),
             Kind::SamClip(model) => Ok(model.as_ref()),
+            Kind::Guided(model) => Ok(model.as_ref()),
             Kind::Sam(_) => self.unable("label pixels", NAMERS),
         }
     }
 
-    /// True if the model was trained with a constant background channel.
+    /// Classifies at this side instead of the variant's; only SAM-CLIP takes several.
+    ///
+    /// # Errors
+    /// A model of one side, or a side that is not a multiple of 16.
+    pub fn set_classify_side(&mut self, side: usize) -> Result<(), PredictError> {
+        match &mut self.kind {
+            Kind::SamClip(model) if side > 0 && side % 16 == 0 => model.settings.classify.1 = side,
+            Kind::SamClip(_) => return Err(PredictError::Check(format!("side {side} is not a multiple of 16"))),
+            _ => return self.unable("classify at another side", "sam_clip_nano, sam_clip_vit_b"),
+        }
+        Ok(())
+    }
+
+    /// The model of an adapter, if that is what was loaded.
+    pub fn guided(&self) -> Option<&GuidedPredictor> {
+        match &self.kind {
+            Kind::Guided(model) => Some(model),
+            _ => None,
+        }
+    }
+
+    /// True if pixels of no class need no word for them: the model has a constant background channel, or
+    /// was trained to leave them out.
     pub fn has_background_channel(&self) -> bool {
-        matches!(&self.kind, Kind::SamClip(model) if model.settings.background_logit.is_some())
+        self.guided().is_some() || matches!(&self.kind, Kind::SamClip(model) if model.settings.background_logit.is_some())
     }
 
     /// Checks names before any image is read.
@@ -167,6 +212,7 @@ impl Model {
         }
         match &self.kind {
             Kind::Sam(_) if !names.is_empty() => self.unable("understand text", NAMERS),
+            Kind::Guided(model) => model.text.encode(names).map(|_| ()),
             Kind::SamClip(model) if !names.is_empty() => {
                 let missing = || PredictError::NoTextTable { model: self.name.clone() };
                 let table = model.text.as_ref().ok_or_else(missing)?;
@@ -243,7 +289,11 @@ pub fn read_weights(variant: Variant, path: Option<&Path>) -> Result<StateDict, 
     Ok(state)
 }
 
-fn read_table(variant: Variant, spec: &ModelSpec) -> Result<Option<TextTable>, PredictError> {
+/// The text table of a SAM-CLIP: the given file, or the built-in one of sam_clip_nano.
+///
+/// # Errors
+/// A file that is no table.
+pub fn read_table(variant: Variant, spec: &ModelSpec) -> Result<Option<TextTable>, PredictError> {
     if let Some(path) = &spec.text_table {
         let table = StateDict::open(path).map_err(PredictError::from);
         let table = table.and_then(|state| Ok(TextTable::from_state(&state)?));

@@ -21,7 +21,7 @@ pub struct Point {
 /// What is known about one object. One prompt has one answer (or three with `multimask`).
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Prompt {
-    /// A name; the other fields are empty then.
+    /// A name; clicks may stand beside it where the model has an adapter, the other fields are empty.
     pub text: Option<String>,
     /// Clicks on and beside the object.
     pub points: Vec<Point>,
@@ -115,6 +115,16 @@ pub fn group(
         _ => return Err(PromptError::SeveralBoxes { boxes: boxes.len() }),
     }
     if prompts.is_empty() { Err(PromptError::Nothing) } else { Ok(prompts) }
+}
+
+/// One name and clicks become one prompt: an adapted model takes them together.
+pub fn name_with_clicks(mut prompts: Vec<Prompt>) -> Vec<Prompt> {
+    if let [Prompt { text: Some(_), .. }, Prompt { text: None, points, bbox: None, mask: None }] = prompts.as_slice() {
+        let points = points.clone();
+        prompts.truncate(1);
+        prompts[0].points = points;
+    }
+    prompts
 }
 
 /// Reads `X,Y` or `X,Y,LABEL`.

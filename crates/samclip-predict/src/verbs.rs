@@ -93,6 +93,7 @@ pub fn segment_files(
     model.check_names(&request.texts)?;
     let mask = request.mask.as_deref().map(Mask::open).transpose()?;
     let prompts = prompt::group(&request.texts, &request.points, &request.boxes, mask.as_ref())?;
+    let prompts = if model.guided().is_some() { prompt::name_with_clicks(prompts) } else { prompts };
     mask_files(model, inputs, output, observer, |image| {
         let answer = segmenter.segment(image, &prompts, &request.options)?;
         let records = answer.masks.iter().map(|m| MaskRecord::of_prompt(m, &prompts[m.prompt])).collect();

@@ -40,6 +40,8 @@ fn main() {
         smoke: flag("--smoke"),
         resume: true,
         allow_changed_recipe: flag("--changed"),
+        revision: None,
+        seed: None,
     };
     let mut print = Print::default();
     match samclip_train::run(recipe.as_ref(), &options, &mut print, &AtomicBool::new(false)) {

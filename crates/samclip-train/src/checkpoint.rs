@@ -11,7 +11,7 @@ use samclip_weights::{StateDict, TensorData, write_safetensors};
 use std::path::{Path, PathBuf};
 
 /// Version of the file form.
-const FORMAT: &str = "samclip-checkpoint-1";
+const FORMAT: &str = "samclip-checkpoint-2";
 
 /// What a checkpoint holds beside the tensors.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +24,8 @@ pub struct Progress {
     pub seconds: f64,
     /// The recipe's text.
     pub recipe: String,
+    /// Version of the code or recipe, as the caller knows it.
+    pub revision: String,
 }
 
 /// The checkpoint of a run directory.
@@ -43,7 +45,9 @@ pub fn save(path: &Path, parameters: &Parameters, progress: &Progress) -> Result
         put("value", &t.value);
         put("mean", &t.mean);
         put("square", &t.square);
+        put("ema", &t.ema);
     }
+    let updates: Vec<usize> = parameters.tensors().iter().map(|t| t.updates).collect();
     let positions = serde_json::to_string(&progress.positions).unwrap_or_default();
     for (key, value) in [
         ("format", FORMAT.to_owned()),
@@ -51,10 +55,13 @@ pub fn save(path: &Path, parameters: &Parameters, progress: &Progress) -> Result
         ("seconds", progress.seconds.to_string()),
         ("positions", positions),
         ("recipe", progress.recipe.clone()),
+        ("revision", progress.revision.clone()),
+        ("updates", serde_json::to_string(&updates).unwrap_or_default()),
     ] {
         state.metadata.insert(key.to_owned(), value);
     }
-    Ok(write_safetensors(path, &state)?)
+    write_safetensors(path, &state)
+        .map_err(|error| TrainError::Save { step: progress.step, message: error.to_string() })
 }
 
 /// Reads a checkpoint into `parameters`, which must have exactly its tensors.
@@ -75,8 +82,15 @@ pub fn load(path: &Path, parameters: &mut Parameters) -> Result<Progress, TrainE
         positions: serde_json::from_str(&text("positions")?)
             .map_err(|e| fail(format!("`positions`: {e}")))?,
         recipe: text("recipe")?,
+        revision: text("revision")?,
     };
-    for t in parameters.tensors_mut() {
+    let updates: Vec<usize> =
+        serde_json::from_str(&text("updates")?).map_err(|e| fail(format!("`updates`: {e}")))?;
+    if updates.len() != parameters.tensors().len() {
+        return Err(fail(format!("expected {} tensors, found {}", parameters.tensors().len(), updates.len())));
+    }
+    for (t, updates) in parameters.tensors_mut().iter_mut().zip(updates) {
+        t.updates = updates;
         let (name, shape) = (t.name.clone(), t.shape.clone());
         let mut take = |kind: &str, into: &mut Vec<f32>| {
             if into.is_empty() {
@@ -93,6 +107,7 @@ pub fn load(path: &Path, parameters: &mut Parameters) -> Result<Progress, TrainE
         take("value", &mut t.value)?;
         take("mean", &mut t.mean)?;
         take("square", &mut t.square)?;
+        take("ema", &mut t.ema)?;
     }
     match state.names().next() {
         Some(name) => Err(fail(format!("unexpected tensor {name}"))),

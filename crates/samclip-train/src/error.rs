@@ -54,6 +54,14 @@ pub enum TrainError {
         /// What does not fit.
         message: String,
     },
+    /// A checkpoint or a model could not be written: the disk is full, for one.
+    #[error("the checkpoint of step {step} was not written: {message}")]
+    Save {
+        /// The step, from 1.
+        step: usize,
+        /// What the system said, and the file.
+        message: String,
+    },
     /// A loss or a gradient is not finite.
     #[error("step {step}: {term} is not finite ({value})")]
     NonFinite {
@@ -66,6 +74,11 @@ pub enum TrainError {
     },
 }
 
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
 impl TrainError {
     /// Advice for the user, where there is any.
     pub fn hint(&self) -> Option<String> {
@@ -76,6 +89,12 @@ impl TrainError {
             }
             Self::Checkpoint { .. } => {
                 Some("choose another --out directory, or pass --no-resume to start over".to_owned())
+            }
+            Self::Save { .. } => {
+                Some("the checkpoint before it is intact; make room, then the same command continues".to_owned())
+            }
+            Self::Io { source, .. } if is_full(source) => {
+                Some("the last checkpoint is intact; make room, then the same command continues".to_owned())
             }
             Self::Weights(error) => error.hint(),
             Self::Data(error) => error.hint(),

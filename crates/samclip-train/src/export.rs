@@ -1,8 +1,8 @@
-//! The trained model as a file: exactly the student's tensors in f16, with metadata.
+//! The trained model as a file: exactly the student's tensors in f16 or f32, with metadata.
 
 use crate::error::TrainError;
 use crate::parameters::Parameters;
-use crate::recipe::Recipe;
+use crate::recipe::{ModelFormat, Recipe};
 use samclip_models::sam_clip::SamClipConfig;
 use samclip_weights::{DType, StateDict, TensorData, write_safetensors};
 use sha2::{Digest, Sha256};
@@ -10,7 +10,12 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 /// Name of the exported model in a run directory.
-pub const MODEL_FILE: &str = "model_f16.safetensors";
+pub fn file_name(format: ModelFormat) -> &'static str {
+    match format {
+        ModelFormat::F16 => "model_f16.safetensors",
+        ModelFormat::F32 => "model_f32.safetensors",
+    }
+}
 
 /// What the file says about itself.
 pub struct About<'a> {
@@ -26,11 +31,17 @@ pub struct About<'a> {
     pub step: usize,
 }
 
-/// Writes the student's tensors in f16; auxiliary tensors stay behind.
+/// Writes the student's tensors, their running means where the recipe keeps them;
+/// auxiliary tensors stay behind.
 pub fn write_model(path: &Path, parameters: &Parameters, about: &About) -> Result<(), TrainError> {
+    let dtype = match about.recipe.checkpoint.model {
+        ModelFormat::F16 => DType::F16,
+        ModelFormat::F32 => DType::F32,
+    };
     let mut state = StateDict::new();
     for t in parameters.model_tensors() {
-        state.insert(t.name.clone(), TensorData::from_f32_as(DType::F16, &t.shape, &t.value));
+        let value = if t.ema.is_empty() { &t.value } else { &t.ema };
+        state.insert(t.name.clone(), TensorData::from_f32_as(dtype, &t.shape, value));
     }
     let model = &about.recipe.model;
     for (key, value) in [
@@ -38,7 +49,6 @@ pub fn write_model(path: &Path, parameters: &Parameters, about: &About) -> Resul
         ("config", serde_json::to_string(about.config).unwrap_or_default()),
         ("names_sha256", about.names_hash.to_owned()),
         ("logit_scale", model.logit_scale.to_string()),
-        ("background_logit", model.background_logit.to_string()),
         ("asked_logit", model.asked_logit.to_string()),
         ("recipe", about.recipe.name.clone()),
         ("recipe_sha256", sha256(about.text.as_bytes())),
@@ -46,7 +56,11 @@ pub fn write_model(path: &Path, parameters: &Parameters, about: &About) -> Resul
     ] {
         state.metadata.insert(key.to_owned(), value);
     }
-    Ok(write_safetensors(path, &state)?)
+    if let Some(logit) = model.background_logit {
+        state.metadata.insert("background_logit".to_owned(), logit.to_string());
+    }
+    write_safetensors(path, &state)
+        .map_err(|error| TrainError::Save { step: about.step, message: error.to_string() })
 }
 
 /// SHA-256 in hexadecimal.

@@ -28,6 +28,8 @@ pub struct Fed {
     pub teachers: TeacherOutputs,
     /// Where the batch after this one starts.
     pub position: Position,
+    /// Unreadable photos so far in this session.
+    pub skipped: usize,
 }
 
 /// The stream of one task.
@@ -37,10 +39,9 @@ pub struct Feed {
     thread: Option<JoinHandle<()>>,
     /// Where the next batch starts.
     pub position: Position,
+    /// Unreadable photos so far in this session.
+    pub skipped: usize,
 }
-
-/// Unreadable photos that a run tolerates.
-const MAX_SKIPPED: usize = 20;
 
 /// The loader of a task.
 pub fn loader(task: &Task, datasets: &[Arc<dyn Dataset>], seed: u64) -> Result<Loader, TrainError> {
@@ -54,12 +55,14 @@ pub fn loader(task: &Task, datasets: &[Arc<dyn Dataset>], seed: u64) -> Result<L
         seed,
         side: task.side,
         batch_size: task.batch,
+        sides: task.sides.clone(),
+        view: task.teacher_side,
         augment: task.augment,
         mixing: Mixing::Weighted { epoch_len },
         targets: Targets::default(),
         workers: 1,
         prefetch: 2,
-        max_skipped: MAX_SKIPPED,
+        max_skipped: task.max_skipped,
     };
     Ok(Loader::new(sources, config)?)
 }
@@ -88,7 +91,7 @@ impl Feed {
                 }
             }
         });
-        Ok(Self { receiver: Some(Mutex::new(receiver)), thread: Some(thread), position })
+        Ok(Self { receiver: Some(Mutex::new(receiver)), thread: Some(thread), position, skipped: 0 })
     }
 
     /// The next batch.
@@ -98,6 +101,7 @@ impl Feed {
         let receiver = receiver.get_mut().unwrap_or_else(PoisonError::into_inner);
         let fed = receiver.recv().map_err(|_| ended())??;
         self.position = fed.position;
+        self.skipped = fed.skipped;
         Ok(fed)
     }
 }
@@ -113,6 +117,9 @@ impl Drop for Feed {
 
 fn next(loader: &mut Loader, teachers: &mut [(Vec<Wanted>, Run)]) -> Result<Fed, TrainError> {
     let batch = loader.next_batch()?;
+    if let Some(reason) = loader.take_last_skipped() {
+        tracing::warn!("skipped {} photos so far that could not be read; the last one: {reason}", loader.skipped());
+    }
     let mut all = TeacherOutputs::new();
     for (wanted, run) in teachers {
         let found = match run {
@@ -127,11 +134,11 @@ fn next(loader: &mut Loader, teachers: &mut [(Vec<Wanted>, Run)]) -> Result<Fed,
         };
         all.extend(wanted.iter().cloned().zip(found));
     }
-    Ok(Fed { batch, teachers: all, position: loader.position() })
+    Ok(Fed { batch, teachers: all, position: loader.position(), skipped: loader.skipped() })
 }
 
 /// How a teacher is asked.
-enum Run {
+pub(crate) enum Run {
     /// On the student's crop, every time.
     Crop(Arc<Teacher>),
     /// On the whole photo, once.
@@ -139,7 +146,7 @@ enum Run {
 }
 
 /// Outputs of the same teacher on the same input come from one run.
-fn runs(
+pub(crate) fn runs(
     teachers: &Teachers,
     datasets: &[Arc<dyn Dataset>],
     cache: Option<&Path>,

@@ -6,19 +6,26 @@
 
 pub mod checkpoint;
 pub mod error;
+pub mod events;
 pub mod export;
 pub mod feed;
 pub mod glob;
+pub mod guided;
 mod inputs;
 pub mod losses;
+pub mod native;
 pub mod objectives;
 pub mod optim;
 pub mod parameters;
 pub mod photo_teacher;
+pub mod plot;
 pub mod precision;
 pub mod recipe;
 mod report;
 pub mod run_log;
+mod shard;
+mod start;
+pub mod teach;
 pub mod teacher;
 pub mod train;
 pub mod vocabulary;

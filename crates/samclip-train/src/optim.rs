@@ -1,7 +1,8 @@
 //! AdamW, gradient clipping and the learning-rate schedule.
 //!
 //! Paper: AdamW (arXiv:1711.05101) alg. 2. Reference: torch.optim.AdamW,
-//! torch.nn.utils.clip_grad_norm_. Parity: `tests/losses.rs`, five clipped steps.
+//! torch.nn.utils.clip_grad_norm_. Parity: `tests/losses.rs`, five clipped steps, and
+//! `tests/parity_steps.rs`, twenty steps of a whole model.
 
 use crate::parameters::Parameters;
 use crate::recipe::Optimizer;
@@ -35,20 +36,21 @@ pub fn gradient_norm(parameters: &Parameters) -> f32 {
     squares.iter().sum::<f64>().sqrt() as f32
 }
 
-/// One AdamW step (`step` from 0) on every trainable tensor that has a gradient,
-/// after scaling the gradient to `clip_norm`. Clears the gradients; returns the norm
-/// before clipping.
-pub fn step(parameters: &mut Parameters, optimizer: &Optimizer, step: usize, lr: f32) -> f32 {
+/// One AdamW step on every trainable tensor that has a gradient, after scaling the
+/// gradient to `clip_norm`. Clears the gradients; returns the norm before clipping.
+/// As in torch, a tensor without a gradient neither moves nor decays nor counts the step.
+pub fn step(parameters: &mut Parameters, optimizer: &Optimizer, lr: f32) -> f32 {
     let norm = gradient_norm(parameters);
     let clip = (optimizer.clip_norm / (norm + 1e-6)).min(1.0);
     let [beta1, beta2] = optimizer.betas;
-    let t = step as i32 + 1;
-    let correction1 = 1.0 - beta1.powi(t);
-    let correction2 = (1.0 - beta2.powi(t)).sqrt();
     parameters.tensors_mut().par_iter_mut().for_each(|tensor| {
         if tensor.grad.is_empty() {
             return;
         }
+        tensor.updates += 1;
+        let t = tensor.updates as i32;
+        let correction1 = (1.0 - f64::from(beta1).powi(t)) as f32;
+        let correction2 = (1.0 - f64::from(beta2).powi(t)).sqrt() as f32;
         let rate = lr * tensor.lr_scale;
         let keep = 1.0 - rate * if tensor.decays { optimizer.weight_decay } else { 0.0 };
         let size = rate / correction1;
@@ -62,6 +64,11 @@ pub fn step(parameters: &mut Parameters, optimizer: &Optimizer, step: usize, lr:
             *w -= size * *m / (v.sqrt() / correction2 + EPS);
         }
         tensor.grad.clear();
+        if let Some(decay) = optimizer.ema_decay {
+            // torch.optim.swa_utils.AveragedModel with get_ema_multi_avg_fn: the first update copies
+            let decay = if tensor.updates == 1 { 0.0 } else { decay };
+            tensor.ema.iter_mut().zip(&tensor.value).for_each(|(e, w)| *e = decay * *e + (1.0 - decay) * w);
+        }
     });
     norm
 }
@@ -81,6 +88,8 @@ mod tests {
             betas: [0.9, 0.999],
             weight_decay: 0.0,
             clip_norm: 1.0,
+            accumulate: 1,
+            ema_decay: None,
             groups: Vec::new(),
         };
         let rate = |step| learning_rate(&optimizer, step, 30);

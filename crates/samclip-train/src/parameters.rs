@@ -31,6 +31,10 @@ pub struct TensorState {
     pub mean: Vec<f32>,
     /// AdamW's running mean of squares; empty where frozen.
     pub square: Vec<f32>,
+    /// Running mean of the value; empty without EMA or where frozen.
+    pub ema: Vec<f32>,
+    /// Updates so far: the bias correction counts those of this tensor, as torch does.
+    pub updates: usize,
     /// Whether the run may change it.
     pub trainable: bool,
     /// Whether weight decay applies.
@@ -57,9 +61,14 @@ pub struct Parameters {
 impl Parameters {
     /// The module's tensors, with the recipe's rules.
     pub fn new<M: Module>(module: &M, model: &Model, optimizer: &Optimizer) -> Self {
+        Self::with_rule(module, |name| glob::any(&model.trainable, name), optimizer)
+    }
+
+    /// The same where `trainable` says which names may change.
+    pub fn with_rule<M: Module>(module: &M, trainable: impl Fn(&str) -> bool, optimizer: &Optimizer) -> Self {
         let tensors: Vec<_> = named_values(module)
             .into_iter()
-            .map(|(name, shape, value)| tensor(name, shape, value, model, optimizer))
+            .map(|(name, shape, value)| tensor(trainable(&name), name, shape, value, optimizer))
             .collect();
         Self { model: tensors.len(), tensors }
     }
@@ -70,14 +79,9 @@ impl Parameters {
         name: &str,
         shape: Vec<usize>,
         value: Vec<f32>,
-        model: &Model,
         optimizer: &Optimizer,
     ) {
-        let mut state = tensor(format!("{AUX}{name}"), shape, value, model, optimizer);
-        state.trainable = true;
-        state.mean = vec![0.0; state.value.len()];
-        state.square = vec![0.0; state.value.len()];
-        self.tensors.push(state);
+        self.tensors.push(tensor(true, format!("{AUX}{name}"), shape, value, optimizer));
     }
 
     /// Whether an auxiliary tensor of this name exists.
@@ -88,6 +92,15 @@ impl Parameters {
     /// All tensors, the module's first.
     pub fn tensors(&self) -> &[TensorState] {
         &self.tensors
+    }
+
+    /// Patterns that match no tensor: a slip of the recipe.
+    pub fn unmatched<'a>(&self, patterns: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+        let matches = |pattern: &str| {
+            let pattern = pattern.strip_prefix('!').unwrap_or(pattern);
+            self.tensors.iter().any(|t| glob::matches(pattern, &t.name))
+        };
+        patterns.into_iter().find(|pattern| !matches(pattern))
     }
 
     /// All tensors, the module's first.
@@ -151,6 +164,20 @@ impl Parameters {
         module.map(&mut Apply { next: 0, tensors: &self.tensors, device: device.clone() })
     }
 
+    /// The first tensor whose value is not finite, with the value found.
+    pub fn non_finite_value(&self) -> Option<(&str, f32)> {
+        self.tensors.iter().filter(|t| t.trainable).find_map(|t| {
+            let bad = t.value.iter().find(|v| !v.is_finite())?;
+            Some((t.name.as_str(), *bad))
+        })
+    }
+
+    /// As [`Parameters::apply`] where the frozen tensors of `module` are already in place: they are not
+    /// copied again.
+    pub fn refresh<M: Module>(&self, module: M, device: &Device) -> M {
+        module.map(&mut Refresh(Apply { next: 0, tensors: &self.tensors, device: device.clone() }))
+    }
+
     /// The first tensor whose gradient is not finite, with the value found.
     pub fn non_finite_gradient(&self) -> Option<(&str, f32)> {
         self.tensors.iter().find_map(|t| {
@@ -161,13 +188,13 @@ impl Parameters {
 }
 
 fn tensor(
+    trainable: bool,
     name: String,
     shape: Vec<usize>,
     value: Vec<f32>,
-    model: &Model,
     optimizer: &Optimizer,
 ) -> TensorState {
-    let trainable = glob::any(&model.trainable, &name) && !is_buffer(&name);
+    let trainable = trainable && !is_buffer(&name);
     let moments = if trainable { value.len() } else { 0 };
     let lr_scale = optimizer
         .groups
@@ -175,7 +202,10 @@ fn tensor(
         .rev()
         .find(|group| glob::matches(&group.pattern, &name))
         .map_or(1.0, |group| group.lr_scale);
+    let ema = optimizer.ema_decay.filter(|_| trainable).map_or_else(Vec::new, |_| value.clone());
     TensorState {
+        ema,
+        updates: 0,
         decays: decays(&name, &shape),
         grad: Vec::new(),
         mean: vec![0.0; moments],
@@ -234,6 +264,18 @@ impl ModuleMapper for Apply<'_> {
         let data = TensorData::new(state.value.clone(), state.shape.clone());
         let fresh = Tensor::from_data(data, &self.device).set_require_grad(state.trainable);
         param.map(|_| fresh)
+    }
+}
+
+struct Refresh<'a>(Apply<'a>);
+
+impl ModuleMapper for Refresh<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if self.0.tensors[self.0.next].trainable {
+            return self.0.map_float(param);
+        }
+        self.0.next += 1;
+        param
     }
 }
 

@@ -8,12 +8,13 @@
 
 use crate::error::TrainError;
 use crate::export::sha256;
-use crate::teacher::{INPUT, Output, Teacher};
+use crate::teacher::{Output, Teacher};
 use half::f16;
-use samclip_data::Dataset;
 use samclip_data::loader::Batch;
+use samclip_data::tar_files::TarFiles;
+use samclip_data::{Dataset, Sample};
 use samclip_image::{Filter, Image, resize};
-use samclip_weights::{DType, StateDict, TensorData, write_safetensors};
+use samclip_weights::{DType, StateDict, TensorData, to_safetensors_bytes, write_safetensors};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,8 +31,9 @@ pub struct PhotoTeacher {
     side: usize,
     outputs: Vec<String>,
     datasets: Vec<Arc<dyn Dataset>>,
-    /// Where answers are kept between runs: one file per photo.
+    /// Where answers are kept between runs: one file per photo, and shards of `samclip teach`.
     folder: Option<PathBuf>,
+    shards: TarFiles,
     /// By (source, sample): one answer per output.
     kept: HashMap<(usize, usize), Vec<Kept>>,
 }
@@ -62,16 +64,37 @@ impl PhotoTeacher {
         datasets: Vec<Arc<dyn Dataset>>,
         cache: Option<&Path>,
     ) -> Result<Self, TrainError> {
-        let folder = match cache {
-            None => None,
-            Some(cache) => {
-                let key = format!("{} {side} {}", teacher.sha256()?, outputs.join(" "));
-                let folder = cache.join(&sha256(key.as_bytes())[..16]);
-                std::fs::create_dir_all(&folder).map_err(TrainError::io(&folder))?;
-                Some(folder)
-            }
+        let (mut folder, mut shards) = (None, TarFiles::default());
+        if let Some(cache) = cache {
+            let key = format!("{} {side} {}", teacher.sha256()?, outputs.join(" "));
+            let path = cache.join(&sha256(key.as_bytes())[..16]);
+            std::fs::create_dir_all(&path).map_err(TrainError::io(&path))?;
+            shards = TarFiles::open(tars(&path)?)?;
+            folder = Some(path);
+        }
+        Ok(Self { teacher, side, outputs, datasets, folder, shards, kept: HashMap::new() })
+    }
+
+    /// The folder of this teacher's answers, if they are kept.
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
+    }
+
+    /// The teacher's hash, the side it sees, and its outputs: what a manifest says.
+    pub fn about(&self) -> Result<(String, usize, &[String]), TrainError> {
+        Ok((self.teacher.sha256()?, self.side, &self.outputs))
+    }
+
+    /// The file of one photo's answers and its name, for a shard.
+    pub fn file(&self, source: usize, index: usize) -> Result<(String, Vec<u8>), TrainError> {
+        let dataset = &self.datasets[source];
+        let photo = dataset.get(index)?;
+        let name = file_name(dataset.as_ref(), &photo);
+        let found = match self.known(&name)? {
+            Some(found) => found,
+            None => self.ask(&photo.image)?,
         };
-        Ok(Self { teacher, side, outputs, datasets, folder, kept: HashMap::new() })
+        Ok((name, to_safetensors_bytes(&self.state(&found))))
     }
 
     /// What it says about a batch, in the order of its outputs: maps as [B, C, tokens, tokens],
@@ -92,17 +115,13 @@ impl PhotoTeacher {
         let dataset = &self.datasets[source];
         let photo = dataset.get(index)?;
         let size = [photo.image.height(), photo.image.width()];
-        let file = self.folder.as_ref().map(|folder| {
-            let id = sha256(format!("{} {} {size:?}", dataset.name(), photo.id).as_bytes());
-            folder.join(format!("{}.safetensors", &id[..24]))
-        });
-        let stored = file.as_ref().filter(|file| file.exists()).map(|file| StateDict::open(file)).transpose()?;
-        let found = match stored {
-            Some(state) => self.stored(&state)?,
+        let name = file_name(dataset.as_ref(), &photo);
+        let found = match self.known(&name)? {
+            Some(found) => found,
             None => {
                 let found = self.ask(&photo.image)?;
-                if let Some(file) = &file {
-                    self.store(file, &found)?;
+                if let Some(folder) = &self.folder {
+                    write_safetensors(&folder.join(&name), &self.state(&found))?;
                 }
                 found
             }
@@ -119,13 +138,22 @@ impl PhotoTeacher {
         self.outputs.iter().map(read).collect()
     }
 
-    fn store(&self, file: &Path, found: &[Output]) -> Result<(), TrainError> {
+    /// What a shard or a file says.
+    fn known(&self, name: &str) -> Result<Option<Vec<Output>>, TrainError> {
+        if let Some(bytes) = self.shards.get(name)? {
+            return self.stored(&StateDict::from_safetensors_bytes(&bytes)?).map(Some);
+        }
+        let file = self.folder.as_ref().map(|folder| folder.join(name)).filter(|file| file.exists());
+        file.map(|file| self.stored(&StateDict::open(&file)?)).transpose()
+    }
+
+    fn state(&self, found: &[Output]) -> StateDict {
         let mut state = StateDict::new();
         for (name, output) in self.outputs.iter().zip(found) {
             let tensor = TensorData::from_f32_as(DType::F16, &output.shape, &output.values);
             state.insert(name.clone(), tensor);
         }
-        Ok(write_safetensors(file, &state)?)
+        state
     }
 
     /// Width and height of what the teacher sees of a photo of this height and width.
@@ -145,6 +173,7 @@ impl PhotoTeacher {
                 let seen = self.resized(photo);
                 let stride = match self.aligned() {
                     true => PATCH_SIZE as f32,
+                    false if self.teacher.wants_square() => (self.side / h) as f32,
                     false => (self.padded(seen[0]) / h) as f32,
                 };
                 let step = [0, 1].map(|axis| seen[axis] as f32 / photo[axis] as f32 / stride);
@@ -166,13 +195,17 @@ impl PhotoTeacher {
 
     fn ask(&self, photo: &Image) -> Result<Vec<Output>, TrainError> {
         let [height, width] = self.resized([photo.height(), photo.width()]);
-        let (columns, rows) = (self.padded(width), self.padded(height));
+        let (columns, rows) = match self.teacher.wants_square() {
+            true => (self.side, self.side),
+            false => (self.padded(width), self.padded(height)),
+        };
+        let input = self.teacher.normalization();
         let resized = resize(photo, width, height, Filter::Bilinear);
-        let mut pixels = vec![0.0; 3 * rows * columns]; // zero is grey
+        let mut pixels = vec![0.0; 3 * rows * columns]; // zero is the mean colour
         for (c, plane) in pixels.chunks_exact_mut(rows * columns).enumerate() {
             for (line, out) in resized.data().chunks_exact(3 * width).zip(plane.chunks_exact_mut(columns)) {
                 for (value, pixel) in out.iter_mut().zip(line.chunks_exact(3)) {
-                    *value = (f32::from(pixel[c]) / INPUT.scale - INPUT.mean[c]) / INPUT.std[c];
+                    *value = (f32::from(pixel[c]) / input.scale - input.mean[c]) / input.std[c];
                 }
             }
         }
@@ -203,6 +236,22 @@ impl PhotoTeacher {
             false => Err(TrainError::Invalid("a teacher's answers differ in shape".to_owned())),
         }
     }
+}
+
+/// Depends on the photo, not on where it is in its dataset.
+fn file_name(dataset: &dyn Dataset, photo: &Sample) -> String {
+    let size = [photo.image.height(), photo.image.width()];
+    let id = sha256(format!("{} {} {size:?}", dataset.name(), photo.id).as_bytes());
+    format!("{}.safetensors", &id[..24])
+}
+
+fn tars(folder: &Path) -> Result<Vec<PathBuf>, TrainError> {
+    let entries = std::fs::read_dir(folder).map_err(TrainError::io(folder))?;
+    let paths = entries.map(|e| e.map(|e| e.path())).collect::<Result<Vec<_>, _>>();
+    let mut paths = paths.map_err(TrainError::io(folder))?;
+    paths.retain(|p| p.extension().is_some_and(|e| e == "tar"));
+    paths.sort();
+    Ok(paths)
 }
 
 impl Map {

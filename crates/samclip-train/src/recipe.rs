@@ -9,10 +9,13 @@ use samclip_models::variant::Variant;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
+mod check;
 mod objective;
+mod smoke;
 
 pub use objective::{
-    DenseText, FeatureDistill, MaskSupervision, MultiLabel, Objective, PooledText, SegDistill,
+    ClipDistill, DenseText, DistillOutputs, DistillTargets, FeatureDistill, MaskSupervision, MultiLabel, Objective,
+    PooledText, SamDistill, SegDistill,
 };
 
 /// A whole recipe.
@@ -23,8 +26,11 @@ pub struct Recipe {
     pub name: String,
     /// Seed of weights, order, augmentation and prompts.
     pub seed: u64,
-    /// Optimiser steps in all.
+    /// Optimiser steps in all: what the schedule is planned for.
     pub steps: usize,
+    /// The run ends here, before its schedule does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_step: Option<usize>,
     /// What multiplications run in; weights, sums and the optimiser stay f32.
     pub precision: Precision,
     /// A batch is cut into this many parts that run side by side, one thread each; part
@@ -64,19 +70,39 @@ pub struct Model {
     /// Other sizes than the variant's; the variant's where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sizes: Option<SamClipConfig>,
-    /// `fresh`, or a safetensors file: absolute, or relative to the recipe's folder.
+    /// `fresh`, or a weight file: absolute, relative to the recipe's folder, or in another run
+    /// (`{runs}/NAME/model_f16.safetensors`, see [`crate::inputs::Places`]).
     pub init: String,
+    /// Names of the tensors that `init` does not give, as patterns: they keep fresh values.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fresh: Vec<String>,
+    /// Tensors that start as copies of others, after `init`.
+    #[serde(default, rename = "copy", skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<Copy>,
     /// Names of the tensors that may change, as patterns; `!` takes back.
     pub trainable: Vec<String>,
-    /// Text table (names and vectors), relative to the data folder.
-    pub text_table: PathBuf,
+    /// Text table (names and vectors), relative to the data folder; absent where no objective
+    /// reads names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_table: Option<PathBuf>,
     /// Factor on the cosines of the text classes.
     pub logit_scale: f32,
-    /// Constant logit of the background class.
-    pub background_logit: f32,
+    /// Constant logit of the background class; absent where no objective reads names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub background_logit: Option<f32>,
     /// Stored with the model for inference: added to the logit of the name that is asked for.
     #[serde(default)]
     pub asked_logit: f32,
+}
+
+/// Every tensor below `to` starts as the one of the same name below `from`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Copy {
+    /// Such as `image_encoder.blocks.11`.
+    pub from: String,
+    /// Such as `clip_head.blocks.0`.
+    pub to: String,
 }
 
 impl Model {
@@ -112,9 +138,24 @@ pub struct Optimizer {
     pub weight_decay: f32,
     /// Largest norm of the whole gradient.
     pub clip_norm: f32,
+    /// Batches of every task whose gradients are averaged before one update.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub accumulate: usize,
+    /// Decay of a running mean of the trained tensors, which then is what the model file holds;
+    /// absent: off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema_decay: Option<f32>,
     /// Rate multipliers; the last match counts.
     #[serde(default, rename = "group")]
     pub groups: Vec<Group>,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn is_one(n: &usize) -> bool {
+    *n == 1
 }
 
 /// A rate multiplier for the tensors of a pattern.
@@ -136,6 +177,20 @@ pub struct Checkpoint {
     pub every_steps: usize,
     /// Every so many minutes.
     pub every_minutes: f32,
+    /// Numbers of the model's file.
+    #[serde(default)]
+    pub model: ModelFormat,
+}
+
+/// Numbers of the model's file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModelFormat {
+    /// `model_f16.safetensors`: half the size.
+    #[default]
+    F16,
+    /// `model_f32.safetensors`: what did not learn keeps its bits.
+    F32,
 }
 
 /// When the log gets a line.
@@ -156,6 +211,10 @@ pub struct Smoke {
     pub steps: usize,
     /// Batch of every task.
     pub batch: usize,
+    /// Needs no file: the student shrinks, painted shapes stand for the data sets and small
+    /// seeded models for teachers and initial weights.
+    #[serde(default)]
+    pub synthetic: bool,
 }
 
 /// One batch of data, one encoder pass, several objectives, one backward.
@@ -174,8 +233,18 @@ pub struct Task {
     pub until_step: Option<usize>,
     /// Side of the square input, a multiple of 32.
     pub side: usize,
+    /// Sides that steps draw from, each with the pixels of `batch` images at `side` (spec 5.4);
+    /// absent: always `side`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sides: Vec<usize>,
     /// Images.
     pub batch: usize,
+    /// Teachers see the same crop, cut from the photo at this side; absent: the student's pixels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher_side: Option<usize>,
+    /// Unreadable photos that a run tolerates; one more stops it.
+    #[serde(default = "max_skipped")]
+    pub max_skipped: usize,
     /// Random crops and colours.
     pub augment: samclip_data::augment::Augment,
     /// Where the images come from.
@@ -183,6 +252,10 @@ pub struct Task {
     /// What is asked of them.
     #[serde(rename = "objective")]
     pub objectives: Vec<Objective>,
+}
+
+fn max_skipped() -> usize {
+    20
 }
 
 impl Task {
@@ -206,6 +279,11 @@ pub struct Data {
 }
 
 impl Recipe {
+    /// The step that ends the run.
+    pub fn last_step(&self) -> usize {
+        self.stop_step.unwrap_or(self.steps).min(self.steps)
+    }
+
     /// Reads and checks a recipe.
     pub fn open(path: &Path) -> Result<(Self, String), TrainError> {
         let text = std::fs::read_to_string(path).map_err(TrainError::io(path))?;
@@ -218,63 +296,11 @@ impl Recipe {
         recipe.check()?;
         Ok(recipe)
     }
-
-    /// The same run, cut down to seconds.
-    pub fn smoke(mut self) -> Self {
-        self.steps = self.smoke.steps;
-        self.optimizer.warmup_steps = self.optimizer.warmup_steps.min(1);
-        self.optimizer.decay_steps = self.optimizer.decay_steps.min(self.steps.saturating_sub(1));
-        self.log.every_steps = 1;
-        for task in &mut self.tasks {
-            task.batch = self.smoke.batch;
-            (task.from_step, task.until_step) = (0, None);
-        }
-        self
-    }
-
-    fn check(&self) -> Result<(), TrainError> {
-        let fail = |message: String| Err(TrainError::Invalid(message));
-        if self.steps == 0 || self.log.every_steps == 0 || self.checkpoint.every_steps == 0 {
-            return fail("steps, log.every_steps and checkpoint.every_steps must be at least 1".into());
-        }
-        if self.shards == 0 {
-            return fail("shards must be at least 1".into());
-        }
-        let o = &self.optimizer;
-        if o.warmup_steps + o.decay_steps > self.steps {
-            return fail(format!(
-                "optimizer.warmup_steps + decay_steps is {}, more than steps = {}",
-                o.warmup_steps + o.decay_steps,
-                self.steps
-            ));
-        }
-        if self.tasks.is_empty() {
-            return fail("no [[task]]".into());
-        }
-        for task in &self.tasks {
-            let name = &task.name;
-            if task.side == 0 || task.side % 32 != 0 {
-                return fail(format!("task {name}: side {} is not a multiple of 32", task.side));
-            }
-            if task.batch == 0 || task.every_steps == 0 || task.data.is_empty() {
-                return fail(format!("task {name}: batch, every_steps and data must not be empty"));
-            }
-            if task.objectives.is_empty() {
-                return fail(format!("task {name}: no [[task.objective]]"));
-            }
-            for data in &task.data {
-                if !(data.weight > 0.0 && data.weight.is_finite()) {
-                    return fail(format!("task {name}: weight {} of {}", data.weight, data.dataset));
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Line and nearest key of a TOML error. Inside a tagged table the parser knows only
 /// the table, so the key itself is looked for in the text.
-fn parse_error(error: &toml::de::Error, text: &str, path: &Path) -> TrainError {
+pub(crate) fn parse_error(error: &toml::de::Error, text: &str, path: &Path) -> TrainError {
     let message = error.message().to_owned();
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     let unknown = message.starts_with("unknown field") || message.starts_with("unknown variant");

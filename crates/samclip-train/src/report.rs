@@ -16,6 +16,8 @@ pub struct StepReport {
     pub grad_norm: f32,
     /// Images of all tasks.
     pub images: usize,
+    /// Unreadable photos that this session has skipped.
+    pub skipped: usize,
 }
 
 /// Means between two lines of the log.
@@ -53,6 +55,7 @@ impl Means {
             grad_norm: self.last.grad_norm,
             images_per_second: (self.images as f64 / self.seconds.max(1e-9)) as f32,
             seconds,
+            skipped: self.last.skipped,
         }
     }
 }

@@ -1,6 +1,7 @@
-//! The run log: `log.jsonl`, one object per line.
+//! The run log: `log.jsonl`, one object per line, and the same as TensorBoard events.
 
 use crate::error::TrainError;
+use crate::events::Events;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -26,12 +27,17 @@ pub struct Line {
     pub images_per_second: f32,
     /// Seconds of training so far, over all its sessions.
     pub seconds: f64,
+    /// Unreadable photos that this session has skipped.
+    #[serde(default)]
+    pub skipped: usize,
 }
 
 /// An open log.
 pub struct RunLog {
     path: PathBuf,
     file: File,
+    events: Events,
+    lines: Vec<Line>,
 }
 
 impl RunLog {
@@ -39,8 +45,9 @@ impl RunLog {
     /// steps that will be done again.
     pub fn open(run: &Path, step: usize) -> Result<Self, TrainError> {
         let path = run.join("log.jsonl");
+        let mut kept = Vec::new();
         if path.exists() {
-            let kept: Vec<Line> = read(&path)?.into_iter().filter(|l| l.step <= step).collect();
+            kept = read(&path)?.into_iter().filter(|l| l.step <= step).collect::<Vec<Line>>();
             let lines: Vec<String> = kept.iter().filter_map(|l| serde_json::to_string(l).ok()).collect();
             let temporary = path.with_extension("jsonl.tmp");
             let text: String = lines.iter().flat_map(|l| [l.as_str(), "\n"]).collect();
@@ -48,13 +55,21 @@ impl RunLog {
             std::fs::rename(&temporary, &path).map_err(TrainError::io(&path))?;
         }
         let file = OpenOptions::new().create(true).append(true).open(&path).map_err(TrainError::io(&path))?;
-        Ok(Self { path, file })
+        let events = Events::open(run, &kept)?;
+        Ok(Self { path, file, events, lines: kept })
+    }
+
+    /// All lines of the run so far.
+    pub fn lines(&self) -> &[Line] {
+        &self.lines
     }
 
     /// Appends a line.
     pub fn write(&mut self, line: &Line) -> Result<(), TrainError> {
         let text = serde_json::to_string(line).unwrap_or_default();
-        writeln!(self.file, "{text}").map_err(TrainError::io(&self.path))
+        writeln!(self.file, "{text}").map_err(TrainError::io(&self.path))?;
+        self.lines.push(line.clone());
+        self.events.write(line)
     }
 }
 

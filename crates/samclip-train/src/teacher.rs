@@ -1,14 +1,16 @@
-//! Frozen teachers: any ONNX file, run by `rten` on the student's own crop.
+//! Frozen teachers: any ONNX file, run by `rten`, or a model of ours (`native.rs`).
 //!
-//! The two files of the development data take `pixel / 127.5 - 1`, RGB, NCHW.
+//! The two ONNX files of the development data take `pixel / 127.5 - 1`, RGB, NCHW.
 
 use crate::error::TrainError;
+use crate::native::Native;
 use rten::{Model, Value};
 use rten_tensor::prelude::*;
 use rten_tensor::{NdTensor, Tensor};
 use samclip_data::loader::Batch;
 use samclip_image::Normalization;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What the teachers of the development data take: `pixel / 127.5 - 1`.
 pub const INPUT: Normalization = Normalization { mean: [127.5; 3], std: [127.5; 3], scale: 1.0 };
@@ -22,18 +24,47 @@ pub struct Output {
     pub shape: Vec<usize>,
 }
 
-/// An ONNX model.
+/// A frozen model.
 pub struct Teacher {
     path: PathBuf,
-    model: Model,
+    kind: Kind,
+}
+
+enum Kind {
+    Onnx(Model),
+    Native(Arc<Native>),
 }
 
 impl Teacher {
-    /// Loads a file.
+    /// Loads an ONNX file.
     pub fn open(path: &Path) -> Result<Self, TrainError> {
         let model = Model::load_file(path)
             .map_err(|error| TrainError::Teacher { path: path.to_owned(), message: error.to_string() })?;
-        Ok(Self { path: path.to_owned(), model })
+        Ok(Self { path: path.to_owned(), kind: Kind::Onnx(model) })
+    }
+
+    /// A model of ours; `path` is the file that it is from.
+    pub fn native(path: &Path, native: Arc<Native>) -> Self {
+        Self { path: path.to_owned(), kind: Kind::Native(native) }
+    }
+
+    /// Whether the file is an ONNX model; anything else is a checkpoint.
+    pub fn is_onnx(path: &Path) -> bool {
+        path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"))
+    }
+
+    /// What its input is normalised with.
+    pub fn normalization(&self) -> &Normalization {
+        match &self.kind {
+            Kind::Onnx(_) => &INPUT,
+            Kind::Native(native) => native.normalization(),
+        }
+    }
+
+    /// Whether it wants the photo on a square (a model with positions) instead of a canvas that
+    /// fits.
+    pub fn wants_square(&self) -> bool {
+        matches!(self.kind, Kind::Native(_))
     }
 
     /// SHA-256 of the file.
@@ -50,14 +81,17 @@ impl Teacher {
         outputs: &[&str],
     ) -> Result<Vec<Output>, TrainError> {
         let fail = |message: String| TrainError::Teacher { path: self.path.clone(), message };
+        let model = match &self.kind {
+            Kind::Onnx(model) => model,
+            Kind::Native(native) => return native.run(pixels, shape, outputs).map_err(|e| fail(e.to_string())),
+        };
         let input = NdTensor::from_data(shape, pixels);
-        let id = *self.model.input_ids().first().ok_or_else(|| fail("no input".into()))?;
+        let id = *model.input_ids().first().ok_or_else(|| fail("no input".into()))?;
         let wanted = outputs
             .iter()
-            .map(|name| self.model.node_id(name).map_err(|e| fail(e.to_string())))
+            .map(|name| model.node_id(name).map_err(|e| fail(e.to_string())))
             .collect::<Result<Vec<_>, _>>()?;
-        let found = self
-            .model
+        let found = model
             .run(vec![(id, Value::from(input).into())], &wanted, None)
             .map_err(|e| fail(e.to_string()))?;
         found
@@ -69,9 +103,9 @@ impl Teacher {
             .collect()
     }
 
-    /// [`Teacher::run`] on a batch of photos, normalised as the teachers want.
+    /// [`Teacher::run`] on a batch of photos, normalised as the teacher wants.
     pub fn on_batch(&self, batch: &Batch, outputs: &[&str]) -> Result<Vec<Output>, TrainError> {
-        let pixels = batch.pixels(&INPUT);
-        self.run(pixels, [batch.items.len(), 3, batch.side, batch.side], outputs)
+        let (pixels, side) = batch.view(self.normalization());
+        self.run(pixels, [batch.items.len(), 3, side, side], outputs)
     }
 }

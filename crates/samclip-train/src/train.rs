@@ -5,25 +5,20 @@
 
 use crate::checkpoint::{self, Progress};
 use crate::error::TrainError;
-use crate::feed::{Fed, Feed, loader};
-pub use crate::inputs::{Inputs, Observer, Outcome, RunOptions};
-use crate::objectives::{self, Leaves, Step, TaskSetup, TeacherOutputs, shard_outputs};
+use crate::feed::{Feed, loader};
+pub use crate::inputs::{Inputs, Observer, Outcome, Places, RunOptions};
+use crate::objectives::{self, Natives, TaskSetup};
 use crate::optim;
 use crate::parameters::Parameters;
 use crate::recipe::Recipe;
 use crate::report::{Means, StepReport};
 use crate::run_log::RunLog;
+use crate::start::start;
 use crate::vocabulary::Vocabulary;
-use crate::{export, precision};
-use burn::tensor::{Device, Tensor, TensorData};
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
-use samclip_data::loader::Batch;
-use samclip_image::Normalization;
+use crate::{export, plot, precision};
+use burn::tensor::Device;
 use samclip_models::init::Init;
 use samclip_models::sam_clip::{SamClip, SamClipConfig};
-use samclip_models::state;
-use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -35,28 +30,54 @@ pub fn run(
     observer: &mut dyn Observer,
     stop: &AtomicBool,
 ) -> Result<Outcome, TrainError> {
-    let (recipe, text) = Recipe::open(path)?;
-    let recipe = if options.smoke { recipe.smoke() } else { recipe };
-    let inputs = Inputs::open(&recipe, &options.data, path.parent().unwrap_or(Path::new(".")))?;
+    let (mut recipe, mut text) = Recipe::open(path)?;
+    if let Some(seed) = options.seed {
+        text = with_seed(&text, seed);
+        recipe = Recipe::parse(&text, path)?;
+    }
+    if options.smoke {
+        recipe = recipe.smoke()?;
+    }
+    let inputs = match options.smoke && recipe.smoke.synthetic {
+        true => Inputs::synthetic(&recipe)?,
+        false => Inputs::open(&recipe, &Places::new(path, options))?,
+    };
     Trainer::new(recipe, text, inputs, options)?.run(observer, stop)
+}
+
+/// The recipe's text with another seed in its line `seed = …`.
+fn with_seed(text: &str, seed: u64) -> String {
+    let mut done = false;
+    let line = |line: &str| match !done && line.starts_with("seed") {
+        true => {
+            done = true;
+            format!("seed = {seed}\n")
+        }
+        false => format!("{line}\n"),
+    };
+    text.lines().map(line).collect()
 }
 
 /// A run in progress.
 pub struct Trainer {
-    recipe: Recipe,
+    pub(crate) recipe: Recipe,
     text: String,
     out: PathBuf,
     config: SamClipConfig,
-    device: Device,
+    pub(crate) device: Device,
     /// One copy per shard: graphs that share leaves would share a lock.
-    models: Vec<SamClip>,
+    pub(crate) models: Vec<SamClip>,
     pools: Vec<rayon::ThreadPool>,
-    parameters: Parameters,
-    vocabulary: Vocabulary,
+    pub(crate) parameters: Parameters,
+    pub(crate) vocabulary: Vocabulary,
     names_hash: String,
-    setups: Vec<TaskSetup>,
+    pub(crate) setups: Vec<TaskSetup>,
     feeds: Vec<Feed>,
-    step: usize,
+    pub(crate) natives: Natives,
+    /// Batches of each task since the last update.
+    micro: usize,
+    revision: String,
+    pub(crate) step: usize,
     seconds: f64,
 }
 
@@ -73,9 +94,7 @@ impl Trainer {
         let device = Device::flex().autodiff();
         let config = recipe.model.config()?;
         let mut model = config.init(&mut Init::seeded(recipe.seed, &device));
-        if let Some(weights) = &inputs.weights {
-            model = state::load(model, &weights.cast_float(samclip_weights::DType::F32))?;
-        }
+        model = start(model, &recipe.model, inputs.weights.as_ref())?;
         let mut parameters = Parameters::new(&model, &recipe.model, &recipe.optimizer);
         let mut vocabulary = inputs.text.vocabulary();
         let mut setups = Vec::new();
@@ -86,6 +105,7 @@ impl Trainer {
             objectives::add_aux(&mut parameters, &recipe, &setup, width, &inputs.teachers[i])?;
             setups.push(setup);
         }
+        check_patterns(&recipe, &parameters)?;
         let path = checkpoint::path(&options.out);
         let progress = match options.resume && path.exists() {
             true => Some(resume(&path, &mut parameters, &text, options)?),
@@ -116,6 +136,9 @@ impl Trainer {
             names_hash,
             setups,
             feeds,
+            natives: inputs.natives,
+            micro: 0,
+            revision: options.revision.clone().unwrap_or_default(),
             step,
             seconds,
         })
@@ -142,15 +165,15 @@ impl Trainer {
         let mut log = RunLog::open(&self.out, self.step)?;
         let mut means = Means::default();
         let mut saved = Instant::now();
-        while self.step < self.recipe.steps && !stop.load(Ordering::Relaxed) {
+        while self.step < self.recipe.last_step() && !stop.load(Ordering::Relaxed) {
             let begin = Instant::now();
             means.add(self.train_step()?);
             let seconds = begin.elapsed().as_secs_f64();
             means.seconds += seconds;
             self.seconds += seconds;
-            observer.step(self.step, self.recipe.steps);
-            if self.step % self.recipe.log.every_steps == 0 || self.step == self.recipe.steps {
-                let line = means.line(self.step, self.recipe.steps, self.seconds);
+            observer.step(self.step, self.recipe.last_step());
+            if self.step % self.recipe.log.every_steps == 0 || self.step == self.recipe.last_step() {
+                let line = means.line(self.step, self.recipe.last_step(), self.seconds);
                 log.write(&line)?;
                 observer.log(&line);
                 means = Means::default();
@@ -164,11 +187,13 @@ impl Trainer {
                 || minutes >= self.recipe.checkpoint.every_minutes
             {
                 self.save()?;
+                plot::write_curve(&self.out, &self.recipe.name, log.lines())?;
                 saved = Instant::now();
             }
         }
         self.save()?;
-        Ok(Outcome { step: self.step, complete: self.step >= self.recipe.steps })
+        plot::write_curve(&self.out, &self.recipe.name, log.lines())?;
+        Ok(Outcome { step: self.step, complete: self.step >= self.recipe.last_step(), model_file: self.model_file() })
     }
 
     fn announce(&self, observer: &mut dyn Observer) -> Result<(), TrainError> {
@@ -190,16 +215,25 @@ impl Trainer {
     pub fn train_step(&mut self) -> Result<StepReport, TrainError> {
         let lr = optim::learning_rate(&self.recipe.optimizer, self.step, self.recipe.steps);
         let mut report = StepReport { lr, ..StepReport::default() };
-        for i in 0..self.setups.len() {
-            if self.setups[i].task.is_due(self.step) {
-                self.task_step(i, &mut report)?;
+        for micro in 0..self.recipe.optimizer.accumulate {
+            self.micro = micro;
+            for i in 0..self.setups.len() {
+                if self.setups[i].task.is_due(self.step) {
+                    self.task_step(i, &mut report)?;
+                }
             }
         }
-        report.grad_norm = optim::step(&mut self.parameters, &self.recipe.optimizer, self.step, lr);
+        report.skipped = self.feeds.iter().map(|f| f.skipped).sum();
+        report.grad_norm = optim::step(&mut self.parameters, &self.recipe.optimizer, lr);
         let models = std::mem::take(&mut self.models);
         self.models = models.into_iter().map(|m| self.parameters.apply(m, &self.device)).collect();
         self.step += 1;
         Ok(report)
+    }
+
+    /// Batches that each task has had before this one, if it is due in every step.
+    pub(crate) fn micro_step(&self) -> usize {
+        self.step * self.recipe.optimizer.accumulate + self.micro
     }
 
     fn task_step(&mut self, i: usize, report: &mut StepReport) -> Result<(), TrainError> {
@@ -215,7 +249,7 @@ impl Trainer {
                 .collect();
             threads.into_iter().map(|t| t.join()).collect()
         });
-        let weight = 1.0 / answers.len() as f32;
+        let weight = 1.0 / (answers.len() * self.recipe.optimizer.accumulate) as f32;
         for answer in answers {
             let answer = answer.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             for (name, value, term_weight) in answer.terms {
@@ -234,78 +268,22 @@ impl Trainer {
         }
     }
 
-    /// Cuts a batch into the recipe's parts, as evenly as it goes.
-    fn shards(&self, fed: Fed) -> Vec<(Batch, TeacherOutputs)> {
-        let (n, side) = (fed.batch.items.len(), fed.batch.side);
-        let count = self.recipe.shards.min(n);
-        let mut items = fed.batch.items.into_iter();
-        (0..count)
-            .map(|k| {
-                let range = n * k / count..n * (k + 1) / count;
-                let items = items.by_ref().take(range.len()).collect();
-                (Batch { items, side }, shard_outputs(&fed.teachers, n, range))
-            })
-            .collect()
-    }
-
-    /// Forward and backward of one part of a batch.
-    fn shard_step(
-        &self,
-        i: usize,
-        k: usize,
-        (batch, teachers): &(Batch, TeacherOutputs),
-    ) -> Result<ShardAnswer, TrainError> {
-        let (n, side) = (batch.items.len(), batch.side);
-        let model = &self.models[k];
-        let pixels = batch.pixels(&Normalization::SAM);
-        let pixels = Tensor::<4>::from_data(TensorData::new(pixels, vec![n, 3, side, side]), &self.device);
-        let mut step = Step {
-            model,
-            parameters: &self.parameters,
-            device: &self.device,
-            setup: &self.setups[i],
-            vocabulary: &self.vocabulary,
-            scale: (self.recipe.model.logit_scale, self.recipe.model.background_logit),
-            batch,
-            teachers,
-            tokens: model.tokens(pixels),
-            clip: OnceCell::new(),
-            rng: step_rng(task_seed(self.recipe.seed, i), self.step, k),
-            leaves: Leaves::default(),
-        };
-        let losses = step.losses()?;
-        let leaves = std::mem::take(&mut step.leaves);
-        let task = &step.setup.task.name;
-        let mut total: Option<Tensor<1>> = None;
-        let mut terms = Vec::new();
-        for (objective, loss) in losses {
-            for term in loss.terms {
-                let name = format!("{task}/{objective}/{}", term.name);
-                if !term.value.is_finite() {
-                    return Err(TrainError::NonFinite { step: self.step + 1, term: name, value: term.value });
-                }
-                terms.push((name, term.value, term.weight));
-            }
-            total = match (total, loss.surrogate) {
-                (Some(a), Some(b)) => Some(a + b),
-                (a, b) => a.or(b),
-            };
-        }
-        drop(step);
-        let grads = match total.filter(|t| t.is_tracked()) {
-            Some(total) => self.parameters.collect(model, &leaves, &mut total.backward()),
-            None => Vec::new(),
-        };
-        Ok(ShardAnswer { terms, grads })
+    fn model_file(&self) -> &'static str {
+        export::file_name(self.recipe.checkpoint.model)
     }
 
     /// Writes the checkpoint and the model as it stands.
     pub fn save(&self) -> Result<(), TrainError> {
+        if let Some((name, value)) = self.parameters.non_finite_value() {
+            let term = format!("value of {name}");
+            return Err(TrainError::NonFinite { step: self.step, term, value });
+        }
         let progress = Progress {
             step: self.step,
             positions: self.feeds.iter().map(|f| f.position).collect(),
             seconds: self.seconds,
             recipe: self.text.clone(),
+            revision: self.revision.clone(),
         };
         checkpoint::save(&checkpoint::path(&self.out), &self.parameters, &progress)?;
         let about = export::About {
@@ -315,8 +293,23 @@ impl Trainer {
             names_hash: &self.names_hash,
             step: self.step,
         };
-        export::write_model(&self.out.join(export::MODEL_FILE), &self.parameters, &about)
+        export::write_model(&self.out.join(self.model_file()), &self.parameters, &about)
     }
+}
+
+/// A pattern that matches nothing trains nothing, silently.
+fn check_patterns(recipe: &Recipe, parameters: &Parameters) -> Result<(), TrainError> {
+    let groups = recipe.optimizer.groups.iter().map(|g| g.pattern.as_str());
+    for (key, found) in [
+        ("model.trainable", parameters.unmatched(recipe.model.trainable.iter().map(String::as_str))),
+        ("model.fresh", parameters.unmatched(recipe.model.fresh.iter().map(String::as_str))),
+        ("optimizer.group", parameters.unmatched(groups)),
+    ] {
+        if let Some(pattern) = found {
+            return Err(TrainError::Invalid(format!("{key}: `{pattern}` matches no tensor")));
+        }
+    }
+    Ok(())
 }
 
 fn resume(
@@ -334,27 +327,14 @@ fn resume(
 }
 
 /// Each task draws from streams of its own.
-fn task_seed(seed: u64, task: usize) -> u64 {
+pub(crate) fn task_seed(seed: u64, task: usize) -> u64 {
     seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(task as u64)
 }
 
-/// Randomness of a step is a pure function of (seed, step, shard): nothing to store.
-fn step_rng(seed: u64, step: usize, shard: usize) -> ChaCha8Rng {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed.wrapping_add((shard as u64) << 32));
-    rng.set_stream(step as u64 + 1);
-    rng
-}
-
 /// The machine's threads, dealt out to the shards.
-fn pools(shards: usize) -> Result<Vec<rayon::ThreadPool>, TrainError> {
+pub(crate) fn pools(shards: usize) -> Result<Vec<rayon::ThreadPool>, TrainError> {
     let threads = (rayon::current_num_threads() / shards).max(1);
     let build = |_| rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pools = (0..shards).map(build).collect::<Result<_, _>>();
     pools.map_err(|e| TrainError::Invalid(format!("threads: {e}")))
-}
-
-/// What a part of a batch answers: terms (name, value, weight) and gradients.
-struct ShardAnswer {
-    terms: Vec<(String, f32, f32)>,
-    grads: Vec<Option<Vec<f32>>>,
 }

@@ -54,9 +54,20 @@ pub struct TextSource {
     dim: usize,
     folder: std::path::PathBuf,
     names_hash: String,
+    none: bool,
 }
 
 impl TextSource {
+    /// No names at all: every class is without text.
+    pub fn none(dim: usize) -> Self {
+        Self { none: true, ..Self::from_vectors(&[], Vec::new(), dim) }
+    }
+
+    /// Whether there are no names.
+    pub fn is_none(&self) -> bool {
+        self.none
+    }
+
     /// Reads `<table>.safetensors` (`embeddings` [K, E]) and the names: its metadata, or
     /// `names.txt` beside it.
     pub fn open(table: &Path) -> Result<Self, TrainError> {
@@ -83,14 +94,14 @@ impl TextSource {
         }
         let names_hash = sha256(names.join("\n").as_bytes());
         let rows = names.into_iter().enumerate().map(|(row, name)| (name, row)).collect();
-        Ok(Self { rows, vectors: tensor.to_f32(), dim, folder, names_hash })
+        Ok(Self { rows, vectors: tensor.to_f32(), dim, folder, names_hash, none: false })
     }
 
     /// An own table, for tests: unit vectors `[names, dim]`.
     pub fn from_vectors(names: &[&str], vectors: Vec<f32>, dim: usize) -> Self {
         let rows = names.iter().enumerate().map(|(row, name)| ((*name).to_owned(), row)).collect();
         let names_hash = sha256(names.join("\n").as_bytes());
-        Self { rows, vectors, dim, folder: std::path::PathBuf::new(), names_hash }
+        Self { rows, vectors, dim, folder: std::path::PathBuf::new(), names_hash, none: false }
     }
 
     /// SHA-256 of the names, one a line.
@@ -109,6 +120,9 @@ impl TextSource {
         vocabulary: &mut Vocabulary,
         dataset: &Arc<dyn Dataset>,
     ) -> Result<Classes, TrainError> {
+        if self.none {
+            return Ok(Classes::new(vec![None; dataset.class_names().len()], dataset.background()));
+        }
         let names = name_map(dataset.as_ref(), &self.folder)?;
         let columns = self.columns(vocabulary, &names)?;
         Ok(Classes::new(columns, dataset.background()))

@@ -115,9 +115,11 @@ fn five_clipped_adamw_steps_in_two_groups() {
         sizes: None,
         init: "fresh".into(),
         trainable: vec!["*".into()],
-        text_table: "none".into(),
+        text_table: None,
+        fresh: vec![],
+        copies: vec![],
         logit_scale: 1.0,
-        background_logit: 0.0,
+        background_logit: None,
         asked_logit: 0.0,
     };
     let optimizer = Optimizer {
@@ -128,15 +130,19 @@ fn five_clipped_adamw_steps_in_two_groups() {
         betas: [0.9, 0.999],
         weight_decay: 0.1,
         clip_norm: 1.0,
+        accumulate: 1,
+        ema_decay: Some(0.9),
         groups: vec![Group { pattern: "bias".into(), lr_scale: 0.5 }],
     };
     let mut parameters = Parameters::new(&layer, &model, &optimizer);
-    for (i, step) in adamw["steps"].as_array().unwrap().iter().enumerate() {
+    for step in adamw["steps"].as_array().unwrap() {
         parameters.tensors_mut()[0].grad = floats(&step["g_w"]);
         parameters.tensors_mut()[1].grad = floats(&step["g_b"]);
-        let norm = optim::step(&mut parameters, &optimizer, i, 1e-2);
+        let norm = optim::step(&mut parameters, &optimizer, 1e-2);
         close("norm", &[norm], &[step["norm"].as_f64().unwrap() as f32], 1e-5);
         close("weight", &parameters.tensors()[0].value, &floats(&step["w"]), 2e-6);
         close("bias", &parameters.tensors()[1].value, &floats(&step["b"]), 2e-6);
+        close("mean weight", &parameters.tensors()[0].ema, &floats(&step["ema_w"]), 2e-6);
+        close("mean bias", &parameters.tensors()[1].ema, &floats(&step["ema_b"]), 2e-6);
     }
 }

@@ -56,6 +56,8 @@ fn batch(geometry: Geometry, hflip: f64) -> Batch {
         seed: 3,
         side: 128,
         batch_size: 1,
+        sides: vec![],
+        view: None,
         augment: Augment { geometry, hflip, ..Augment::SQUASH },
         mixing: Mixing::Concat,
         targets: Targets::default(),

@@ -194,6 +194,7 @@ fn trainer(
         datasets: vec![vec![Arc::new(Squares::new())]],
         text: TextSource::from_vectors(&["cat", "dog"], vectors, 8),
         teachers: vec![BTreeMap::new()],
+        natives: BTreeMap::new(),
         weights: None,
     };
     let options = RunOptions {
@@ -203,6 +204,8 @@ fn trainer(
         smoke: false,
         resume: true,
         allow_changed_recipe: false,
+        revision: None,
+        seed: None,
     };
     Trainer::new(recipe, text, inputs, &options)
 }
@@ -306,4 +309,56 @@ fn dense_classes_are_learnt_by_heart() {
 fn image_classes_are_learnt_by_heart() {
     let (before, after) = overfit(POOLED, "labels", 40);
     assert!(after < 0.2 * before, "{before} -> {after}");
+}
+
+/// One step's gradient norm and loss, with batches of `batch` and `accumulate` of them.
+fn one_update(batch: usize, accumulate: usize) -> (Parameters, f32) {
+    let out = tempfile::tempdir().unwrap();
+    let (mut recipe, text) = recipe(4, "[\"*\"]", DENSE);
+    recipe.shards = 1;
+    recipe.tasks[0].batch = batch;
+    recipe.optimizer.accumulate = accumulate;
+    let mut run = trainer(out.path(), (recipe, text), None).unwrap();
+    let loss = run.train_step().unwrap().loss;
+    (run.parameters().clone(), loss)
+}
+
+#[test]
+fn accumulated_batches_are_one_larger_batch() {
+    let (whole, parts) = (one_update(4, 1), one_update(1, 4));
+    assert!((whole.1 - parts.1).abs() < 1e-5 * whole.1, "{} {}", whole.1, parts.1);
+    for (a, b) in whole.0.tensors().iter().zip(parts.0.tensors()) {
+        // the running mean of the gradient: Adam's step itself is no measure, it forgets the size
+        let (mut largest, mut scale) = (0.0f32, 1e-6f32);
+        for (x, y) in a.mean.iter().zip(&b.mean) {
+            largest = largest.max((x - y).abs());
+            scale = scale.max(x.abs());
+        }
+        assert!(largest <= 1e-4 * scale, "{}: {largest} of {scale}", a.name);
+    }
+}
+
+#[test]
+fn each_task_reaches_its_own_head_only() {
+    for (objective, reached, untouched) in [(MASKS, "mask_decoder.", "clip_head."), (DENSE, "clip_head.", "mask_decoder.")] {
+        let out = tempfile::tempdir().unwrap();
+        let mut run = trainer(out.path(), recipe(2, "[\"*\"]", objective), None).unwrap();
+        let before = run.parameters().clone();
+        for _ in 0..3 {
+            run.train_step().unwrap();
+        }
+        let found = changed(&before, run.parameters());
+        assert!(found.iter().any(|n| n.starts_with(reached)) && found.iter().any(|n| n.starts_with("image_encoder.blocks.0.")));
+        assert!(!found.iter().any(|n| n.starts_with(untouched)), "{found:?}");
+        // no gradient: no step, no decay, as in torch
+        let idle = run.parameters().tensors().iter().filter(|t| t.name.starts_with(untouched));
+        assert!(idle.clone().count() > 0 && idle.clone().all(|t| t.updates == 0 && t.mean.iter().all(|m| *m == 0.0)));
+    }
+}
+
+#[test]
+fn patterns_that_match_nothing_are_refused() {
+    let out = tempfile::tempdir().unwrap();
+    let error = trainer(out.path(), recipe(2, "[\"clip_haed.*\"]", DENSE), None).err().unwrap().to_string();
+    assert!(error.contains("model.trainable: `clip_haed.*` matches no tensor"), "{error}");
 }

@@ -7,6 +7,7 @@ mod convert;
 mod error;
 mod file;
 mod key_map;
+mod merge;
 mod pickle;
 #[cfg(feature = "pull")]
 mod pull;
@@ -24,6 +25,7 @@ pub use key_map::{
 };
 #[cfg(feature = "pull")]
 pub use pull::{MIRROR_VARIABLE, Pulled, Verified, pull, pull_model};
+pub use merge::{interpolate, sam_part};
 pub use safetensors::{MAX_HEADER, to_safetensors_bytes, write_safetensors};
 pub use state_dict::{FileFormat, StateDict, check_strict, non_finite};
 pub use tensor::{DType, TensorData};

@@ -39,6 +39,16 @@ pub enum Command {
     Pull(cmd::pull::Args),
     /// Train a model from a recipe
     Train(cmd::train::Args),
+    /// Run a folder of recipes one after the other and tabulate them
+    Sweep(cmd::sweep::Args),
+    /// Store what a recipe's teachers say as WebDataset shards
+    Teach(cmd::teach::Args),
+    /// Train an adapter on your own labelled photos
+    Adapt(cmd::adapt::Args),
+    /// Look into, merge and list adapters
+    Adapter(cmd::adapter::Args),
+    /// Check labelled photos before training on them
+    Data(cmd::data::Args),
     /// Measure a model with a protocol
     Eval(cmd::eval::Args),
     /// Time a part of the work on this machine
@@ -62,6 +72,11 @@ impl Command {
             Self::Models(args) => cmd::models::run(args),
             Self::Pull(args) => cmd::pull::run(args),
             Self::Train(args) => cmd::train::run(args),
+            Self::Sweep(args) => cmd::sweep::run(args),
+            Self::Teach(args) => cmd::teach::run(args),
+            Self::Adapt(args) => cmd::adapt::run(args),
+            Self::Adapter(args) => cmd::adapter::run(args),
+            Self::Data(args) => cmd::data::run(args),
             Self::Eval(args) => cmd::eval::run(args),
             Self::Bench(args) => cmd::bench::run(args),
             Self::Version(args) => cmd::version::run(args),

@@ -36,7 +36,7 @@ pub struct ImageTower {
 }
 
 impl ImageTower {
-    pub(super) fn new(config: &VisionConfig, embed_dim: usize, act: Activation, init: &mut Init) -> Self {
+    pub(crate) fn new(config: &VisionConfig, embed_dim: usize, act: Activation, init: &mut Init) -> Self {
         let &VisionConfig { patch_size, width, layers, heads, .. } = config;
         let scale = (width as f32).powf(-0.5);
         Self {

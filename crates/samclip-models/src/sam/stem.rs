@@ -97,7 +97,7 @@ impl StemBlock {
 
 impl PatchEmbed {
     /// One convolution, or the stages of a hybrid and a 1x1 convolution.
-    pub(super) fn new(stem: &Stem, dim: usize, init: &mut Init) -> Self {
+    pub(crate) fn new(stem: &Stem, dim: usize, init: &mut Init) -> Self {
         match stem {
             Stem::Patch => Self { stem: vec![], proj: Conv2d::new(3, dim, PATCH_SIZE, PATCH_SIZE, true, init) },
             Stem::Conv(widths) => {

@@ -7,10 +7,12 @@
 //!
 //! Parity: `tests/losses.rs` holds values and gradients against PyTorch.
 
+mod binary;
 mod cosine;
 mod cross_entropy;
 mod mask;
 
+pub use binary::{BinaryLoss, BinaryWeights, binary, hard_iou};
 pub use cosine::{centred_cosine, cosine, smooth_l1};
 pub use cross_entropy::{
     cross_entropy, resize_bilinear, resize_bilinear_backward, sigmoid_cross_entropy, soft_cross_entropy,

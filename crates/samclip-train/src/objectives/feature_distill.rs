@@ -40,9 +40,9 @@ pub(super) fn add_aux(
     let mut rng = ChaCha8Rng::seed_from_u64(setup.seed);
     let bound = 1.0 / (width as f32).sqrt();
     let weight = (0..channels * width).map(|_| rng.random_range(-bound..bound)).collect();
-    let (model, optimizer) = (&recipe.model, &recipe.optimizer);
-    parameters.add_aux(&aux_name(options, "weight"), vec![channels, width], weight, model, optimizer);
-    parameters.add_aux(&aux_name(options, "bias"), vec![channels], vec![0.0; channels], model, optimizer);
+    let optimizer = &recipe.optimizer;
+    parameters.add_aux(&aux_name(options, "weight"), vec![channels, width], weight, optimizer);
+    parameters.add_aux(&aux_name(options, "bias"), vec![channels], vec![0.0; channels], optimizer);
     Ok(())
 }
 

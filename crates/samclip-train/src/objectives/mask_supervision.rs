@@ -8,10 +8,10 @@
 //! Deviation: a third kind starts from the CLIP head's own map of a class, as the
 //! composition of both heads prompts the decoder at inference (spec 5.6).
 
-use super::{Loss, Step, class_logits, inject, values};
+use super::{Loss, Step, class_logits, constant, inject, values};
 use crate::losses::{MaskWeights, mask_iou, mask_loss, resize_bilinear};
 use crate::recipe::MaskSupervision;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rayon::prelude::*;
@@ -19,6 +19,7 @@ use samclip_data::TrainItem;
 use samclip_data::prompts::{BoxNoise, distance_maximum, error_point, noisy_box, random_point};
 use samclip_image::Mask;
 use samclip_models::sam::{MaskOutput, PromptInput};
+use std::ops::RangeInclusive;
 
 /// Logits that prompt the next round stay within this range, as in SAM 2's training code.
 const MASK_PROMPT_LIMIT: f32 = 32.0;
@@ -27,9 +28,17 @@ const TEXT_PROMPT_LIMIT: f32 = 8.0;
 /// Points beside a text prompt.
 const TEXT_POINTS: usize = 3;
 
+/// Which masks of a photo may give a prompt, and where the click goes.
+pub(super) struct Pick {
+    /// Share of clicks at the centre of the mask instead of anywhere in it.
+    pub center_click: f32,
+    /// Shares of the image that a mask may cover.
+    pub area: RangeInclusive<f32>,
+}
+
 /// One mask under training: its image, its targets, and its prompts so far.
-struct Prompted {
-    image: usize,
+pub(super) struct Prompted {
+    pub image: usize,
     /// At the input's size, for clicks.
     low: Mask,
     /// Coverage of each low-resolution pixel, 0 to 1.
@@ -52,9 +61,10 @@ struct Totals {
 const KINDS: [&str; 3] = ["iou_point", "iou_box", "iou_text"];
 
 pub(super) fn loss(step: &mut Step, options: &MaskSupervision) -> Loss {
+    let pick = Pick { center_click: options.center_click, area: options.min_area..=options.max_area };
     let groups = [
-        objects(step, options, options.point_prompts, true),
-        objects(step, options, options.box_prompts, false),
+        objects(step, &pick, options.point_prompts, true),
+        objects(step, &pick, options.box_prompts, false),
         classes(step, options),
     ];
     let count: usize = groups.iter().map(Vec::len).sum();
@@ -95,7 +105,7 @@ fn interact(
     let index: Vec<usize> = group.iter().map(|p| p.image).collect();
     for round in 0..options.rounds.max(1) {
         let output = if round == 0 && kind == 0 { MaskOutput::Multi } else { MaskOutput::Single };
-        let prompts = prompt_input(step, group);
+        let prompts = prompt_input(step.batch.side, group, step.device);
         let answer = step.model.decode(embedding.clone(), &index, &prompts, output);
         let [p, m, h, w] = answer.low_res_logits.dims();
         let logits = values(&answer.low_res_logits);
@@ -179,8 +189,8 @@ fn next_prompt(prompted: &mut Prompted, logits: &[f32], (h, w): (usize, usize), 
     prompted.mask_input = Some(limited.collect());
 }
 
-/// The prompts of a group as tensors.
-fn prompt_input(step: &Step, group: &[Prompted]) -> PromptInput {
+/// The prompts of a group as tensors, for an input of this side.
+pub(super) fn prompt_input(side: usize, group: &[Prompted], device: &Device) -> PromptInput {
     let count = group.len();
     let most = group.iter().map(|p| p.points.len()).max().unwrap_or(0);
     let mut coords = Vec::with_capacity(count * most * 2);
@@ -194,22 +204,22 @@ fn prompt_input(step: &Step, group: &[Prompted]) -> PromptInput {
     }
     let boxes: Vec<f32> = group.iter().filter_map(|p| p.bbox).flatten().collect();
     let masks: Vec<f32> = group.iter().filter_map(|p| p.mask_input.as_deref()).flatten().copied().collect();
-    let side = step.batch.side / 4;
+    let side = side / 4;
     PromptInput {
         points: (most > 0)
-            .then(|| (step.constant(coords, [count, most, 2]), step.constant(labels, [count, most]))),
-        boxes: (!boxes.is_empty()).then(|| step.constant(boxes, [count, 4])),
-        mask_input: (!masks.is_empty()).then(|| step.constant(masks, [count, 1, side, side])),
+            .then(|| (constant(coords, [count, most, 2], device), constant(labels, [count, most], device))),
+        boxes: (!boxes.is_empty()).then(|| constant(boxes, [count, 4], device)),
+        mask_input: (!masks.is_empty()).then(|| constant(masks, [count, 1, side, side], device)),
         count,
     }
 }
 
 /// Up to `per_image` masks of every photo, each with a first click or a noisy box.
-fn objects(step: &mut Step, options: &MaskSupervision, per_image: usize, click: bool) -> Vec<Prompted> {
+pub(super) fn objects(step: &mut Step, pick: &Pick, per_image: usize, click: bool) -> Vec<Prompted> {
     let mut out = Vec::new();
     for (image, item) in step.batch.items.iter().enumerate() {
-        for mask in pick_masks(item, options, per_image, &mut step.rng) {
-            let centre = click && step.rng.random::<f32>() < options.center_click;
+        for mask in pick_masks(item, &pick.area, per_image, &mut step.rng) {
+            let centre = click && step.rng.random::<f32>() < pick.center_click;
             let point = match (click, centre) {
                 (true, true) => distance_maximum(mask),
                 (true, false) => random_point(mask, &mut step.rng),
@@ -238,7 +248,7 @@ fn objects(step: &mut Step, options: &MaskSupervision, per_image: usize, click: 
 
 fn pick_masks<'a>(
     item: &'a TrainItem,
-    options: &MaskSupervision,
+    area: &RangeInclusive<f32>,
     count: usize,
     rng: &mut impl Rng,
 ) -> Vec<&'a Mask> {
@@ -247,8 +257,8 @@ fn pick_masks<'a>(
         .masks
         .iter()
         .filter(|mask| {
-            let area = mask.data.iter().filter(|&&b| b).count() as f32 / pixels;
-            (options.min_area..=options.max_area).contains(&area)
+            let share = mask.data.iter().filter(|&&b| b).count() as f32 / pixels;
+            area.contains(&share)
         })
         .collect();
     fit.shuffle(rng);

@@ -4,13 +4,17 @@
 //! outputs; each returns its terms and a surrogate scalar whose gradient with respect
 //! to the model's outputs is the loss's (see [`inject`]). One backward per task.
 
+mod clip_distill;
+pub mod clip_guided;
 mod dense_text;
 mod feature_distill;
 mod mask_supervision;
 mod pooled_text;
+mod sam_distill;
 pub(crate) mod seg_distill;
 
 use crate::error::TrainError;
+use crate::native::Native;
 use crate::parameters::Parameters;
 use crate::recipe::{Objective, Task};
 use crate::feed::Teachers;
@@ -23,8 +27,12 @@ use samclip_models::sam_clip::SamClip;
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub(crate) use dense_text::class_logits;
+
+/// Teachers that are models of ours, by the path in the recipe.
+pub type Natives = BTreeMap<PathBuf, Arc<Native>>;
 
 /// Outputs of the frozen teachers on one batch.
 pub type TeacherOutputs = BTreeMap<Wanted, Output>;
@@ -104,6 +112,11 @@ pub fn inject<const D: usize>(output: Tensor<D>, grad: Vec<f32>) -> Tensor<1> {
     (output * grad).sum()
 }
 
+/// A constant tensor.
+pub fn constant<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(values, shape.to_vec()), device)
+}
+
 /// Values of a tensor, row-major.
 pub fn values<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
     tensor.to_data().try_into_vec().expect("activations are f32")
@@ -132,6 +145,7 @@ impl TaskSetup {
                 Some(Wanted::new(&o.teacher, o.photo_side, pooled_text::OUTPUT))
             }
             Objective::SegDistill(o) => Some(Wanted::new(&o.teacher, None, seg_distill::OUTPUT)),
+            Objective::ClipDistill(o) => Some(Wanted::new(&o.teacher, o.photo_side, &o.output)),
             _ => None,
         };
         task.objectives.iter().filter_map(one).collect()
@@ -140,7 +154,7 @@ impl TaskSetup {
     /// Text classes of the task's sources.
     pub fn new(
         task: &Task,
-        datasets: &[std::sync::Arc<dyn samclip_data::Dataset>],
+        datasets: &[Arc<dyn samclip_data::Dataset>],
         text: &TextSource,
         vocabulary: &mut Vocabulary,
         seed: u64,
@@ -148,6 +162,10 @@ impl TaskSetup {
         let classes = datasets.iter().map(|d| text.add(vocabulary, d)).collect::<Result<_, _>>()?;
         let mut setup = Self { task: task.clone(), classes, voc: None, imagenet: None, seed };
         for objective in &task.objectives {
+            if text.is_none() && objective.reads_text() {
+                let message = format!("task {}: {} needs model.text_table", task.name, objective.name());
+                return Err(TrainError::Invalid(message));
+            }
             match objective {
                 Objective::SegDistill(_) => setup.voc = Some(text.add_voc(vocabulary)?),
                 Objective::PooledText(o) if o.conse_weight > 0.0 => setup.imagenet = Some(text.imagenet()?),
@@ -174,6 +192,10 @@ pub struct Step<'a> {
     pub scale: (f32, f32),
     /// The photos.
     pub batch: &'a Batch,
+    /// The photos as the student sees them, [B, 3, S, S].
+    pub pixels: Tensor<4>,
+    /// The teachers that are models of ours.
+    pub natives: &'a Natives,
     /// What the teachers say about them.
     pub teachers: &'a TeacherOutputs,
     /// The backbone's tokens, `[B, h, w, D]`.
@@ -201,9 +223,17 @@ impl Step<'_> {
         self.clip.get_or_init(|| self.model.clip_both(self.tokens.clone()))
     }
 
+    /// Pooled output of the CLIP head, without the dense one if no objective of the task wants it.
+    pub fn pooled(&self) -> Tensor<2> {
+        match self.setup.task.objectives.iter().any(Objective::reads_text) {
+            true => self.clip().0.clone(),
+            false => self.model.clip_pooled(self.tokens.clone()),
+        }
+    }
+
     /// A constant tensor on the student's device.
     pub fn constant<const D: usize>(&self, values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
-        Tensor::from_data(TensorData::new(values, shape.to_vec()), self.device)
+        constant(values, shape, self.device)
     }
 
     /// Text vectors of `columns` as `[E, K]`.
@@ -229,6 +259,8 @@ impl Step<'_> {
                 Objective::PooledText(o) => pooled_text::loss(self, o)?,
                 Objective::FeatureDistill(o) => feature_distill::loss(self, o)?,
                 Objective::SegDistill(o) => seg_distill::loss(self, o)?,
+                Objective::ClipDistill(o) => clip_distill::loss(self, o)?,
+                Objective::SamDistill(o) => sam_distill::loss(self, o)?,
             };
             all.push((objective.name(), loss));
         }

@@ -17,6 +17,10 @@ pub enum Objective {
     FeatureDistill(FeatureDistill),
     /// A segmentation teacher's classes as dense labels, where photos have none.
     SegDistill(SegDistill),
+    /// The image embedding of a teacher (SAM-CLIP eq. 1).
+    ClipDistill(ClipDistill),
+    /// The masks of a promptable teacher, prompt by prompt (SAM-CLIP eq. 2): the replay.
+    SamDistill(SamDistill),
 }
 
 impl Objective {
@@ -28,6 +32,27 @@ impl Objective {
             Self::PooledText(_) => "pooled_text",
             Self::FeatureDistill(_) => "feature_distill",
             Self::SegDistill(_) => "seg_distill",
+            Self::ClipDistill(_) => "clip_distill",
+            Self::SamDistill(_) => "sam_distill",
+        }
+    }
+}
+
+impl Objective {
+    /// Whether the objective compares with text vectors.
+    pub fn reads_text(&self) -> bool {
+        match self {
+            Self::DenseText(_) | Self::PooledText(_) | Self::SegDistill(_) => true,
+            Self::MaskSupervision(o) => o.text_prompts > 0,
+            Self::FeatureDistill(_) | Self::ClipDistill(_) | Self::SamDistill(_) => false,
+        }
+    }
+
+    /// The promptable teacher, if the objective asks one.
+    pub fn sam_teacher(&self) -> Option<&PathBuf> {
+        match self {
+            Self::SamDistill(o) => Some(&o.teacher),
+            _ => None,
         }
     }
 }
@@ -130,4 +155,76 @@ pub struct SegDistill {
     pub min_probability: f32,
     /// The token logits are resized by this factor before the loss.
     pub upsample: usize,
+}
+
+/// Options of the image embedding's distillation (spec 5.2): cosine distance of the pooled,
+/// normalised outputs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClipDistill {
+    /// Weight of the term.
+    pub weight: f32,
+    /// An ONNX file, or a checkpoint of CLIP or SAM-CLIP. Relative to the data folder; a path
+    /// that begins with `.` is relative to the recipe, `{runs}/` stands for other runs.
+    pub teacher: PathBuf,
+    /// `image_embedding` of a CLIP, `pooled` of a SAM-CLIP, or an output of the ONNX file, [N, E].
+    pub output: String,
+    /// See [`FeatureDistill::photo_side`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub photo_side: Option<usize>,
+}
+
+/// What the student's masks are compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DistillTargets {
+    /// The teacher's probabilities.
+    Soft,
+    /// The teacher's masks.
+    Hard,
+}
+
+/// Which of the four mask tokens are compared, each with the teacher's of the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DistillOutputs {
+    /// All four.
+    All,
+    /// Token 0.
+    Single,
+    /// Tokens 1 to 3.
+    Multi,
+}
+
+/// Options of the masks' distillation (spec 5.2).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SamDistill {
+    /// Weight of the whole term: the paper's lambda.
+    pub weight: f32,
+    /// A checkpoint of SAM or SAM-CLIP; paths as in [`ClipDistill::teacher`].
+    pub teacher: PathBuf,
+    /// Masks per image that are asked for with a click.
+    pub point_prompts: usize,
+    /// Masks per image that are asked for with a noisy box.
+    pub box_prompts: usize,
+    /// Share of clicks at the centre of the mask instead of anywhere in it.
+    pub center_click: f32,
+    /// Smallest mask that gives a prompt, as a share of the image.
+    pub min_area: f32,
+    /// Largest mask that gives a prompt, as a share of the image.
+    pub max_area: f32,
+    /// Soft or hard targets.
+    pub targets: DistillTargets,
+    /// Mask tokens.
+    pub outputs: DistillOutputs,
+    /// Weight of the focal loss.
+    pub focal: f32,
+    /// Weight of the dice loss.
+    pub dice: f32,
+    /// Weight of the square error between the predicted IoUs; 0 is off (the paper's).
+    pub iou: f32,
+    /// Weight of the distance between the image embeddings, 0.9 cosine + 0.1 smooth L1 per
+    /// position; 0 is off (the paper's).
+    pub neck: f32,
 }

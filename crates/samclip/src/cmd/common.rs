@@ -36,6 +36,12 @@ pub struct ModelArgs {
     /// Keep image embeddings in this folder, so that the next prompt on the same image is fast
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
+    /// Adapter over the model (`samclip adapt` and `samclip train` write one)
+    #[arg(long, value_name = "FILE")]
+    pub adapter: Option<PathBuf>,
+    /// CLIP's weight file, for an adapter that was trained with a CLIP of its own
+    #[arg(long, value_name = "FILE", requires = "adapter")]
+    pub clip_weights: Option<PathBuf>,
 }
 
 impl ModelArgs {
@@ -54,6 +60,8 @@ impl ModelArgs {
             precision: self.precision.into(),
             device: self.device.clone(),
             cache: self.cache.clone(),
+            adapter: self.adapter.clone(),
+            clip_weights: self.clip_weights.clone(),
         }
     }
 

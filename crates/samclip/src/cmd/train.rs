@@ -1,6 +1,6 @@
 //! `samclip train`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use samclip_train::run_log::{Line, curve};
-use samclip_train::{Observer, RunOptions};
+use samclip_train::guided;
+use samclip_train::{Observer, Outcome, RunOptions};
 
 /// Arguments of `samclip train`.
 #[derive(Debug, clap::Args)]
@@ -33,17 +34,26 @@ pub struct Args {
     /// Continue although the recipe has changed since the checkpoint
     #[arg(long)]
     allow_changed_recipe: bool,
+    /// Another seed than the recipe's
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+}
+
+/// The git revision of the recipe's folder, with `+` where files have changed; none without git.
+pub fn revision(recipe: &Path) -> Option<String> {
+    let folder = recipe.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let git = |args: &[&str]| {
+        let output = std::process::Command::new("git").arg("-C").arg(folder).args(args).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let head = git(&["rev-parse", "HEAD"])?;
+    let changed = git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|text| !text.is_empty());
+    Some(if changed { head + "+" } else { head })
 }
 
 /// Runs the verb.
 pub fn run(args: Args) -> Result<ExitCode> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        // a second signal ends the process at once
-        signal_hook::flag::register_conditional_shutdown(signal, 2, stop.clone())
-            .context("signal handler")?;
-        signal_hook::flag::register(signal, stop.clone()).context("signal handler")?;
-    }
+    let stop = stop_on_signals()?;
     let options = RunOptions {
         data: args.data,
         out: args.out,
@@ -51,9 +61,11 @@ pub fn run(args: Args) -> Result<ExitCode> {
         smoke: args.smoke,
         resume: !args.no_resume,
         allow_changed_recipe: args.allow_changed_recipe,
+        revision: revision(&args.recipe),
+        seed: args.seed,
     };
     let mut printer = Printer::default();
-    let outcome = samclip_train::run(&args.recipe, &options, &mut printer, &stop)?;
+    let outcome = train(&args.recipe, &options, &mut printer, &stop)?;
     printer.finish();
     if stop.load(Ordering::Relaxed) && !outcome.complete {
         eprintln!(
@@ -62,26 +74,52 @@ pub fn run(args: Args) -> Result<ExitCode> {
             options.out.display()
         );
     } else {
-        println!("{}", options.out.join(samclip_train::export::MODEL_FILE).display());
+        println!("{}", options.out.join(outcome.model_file).display());
     }
     Ok(ExitCode::SUCCESS)
 }
 
+/// Runs a recipe of any kind.
+fn train(recipe: &Path, options: &RunOptions, printer: &mut Printer, stop: &AtomicBool) -> Result<Outcome> {
+    if guided::is_guided(recipe) {
+        return Ok(guided::run(recipe, options, printer, stop)?);
+    }
+    if guided::is_tower(recipe) {
+        return Ok(guided::run_tower(recipe, options, printer, stop)?);
+    }
+    Ok(samclip_train::run(recipe, options, printer, stop)?)
+}
+
+/// A flag that SIGINT and SIGTERM set.
+pub fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // a second signal ends the process at once
+        signal_hook::flag::register_conditional_shutdown(signal, 2, stop.clone())
+            .context("signal handler")?;
+        signal_hook::flag::register(signal, stop.clone()).context("signal handler")?;
+    }
+    Ok(stop)
+}
+
 /// One line per log entry on stderr; a live line only on a terminal.
 #[derive(Default)]
-struct Printer {
+pub struct Printer {
     bar: Option<ProgressBar>,
     lines: Vec<Line>,
 }
 
 impl Printer {
-    fn finish(&mut self) {
+    /// Clears the bar and draws the curve.
+    pub fn finish(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
         eprint!("{}", curve(&self.lines, 72, 12));
     }
 }
+
+impl samclip_train::guided::GuidedObserver for Printer {}
 
 impl Observer for Printer {
     fn note(&mut self, text: &str) {

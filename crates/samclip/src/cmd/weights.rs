@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Subcommand, ValueEnum};
+use samclip_models::clip_guided_sam::{ClipGuidedConfig, accounting};
 use samclip_models::variant::Variant;
 use samclip_predict::check;
 use samclip_weights::{Conversion, DType, StateDict, convert, detect_layout, infer_variant, non_finite, to_canonical};
@@ -26,12 +27,20 @@ enum Action {
     Convert(Convert),
     /// Run a checkpoint on stored inputs and compare with stored outputs
     Check(Check),
+    /// Between two checkpoints: (1 - alpha) A + alpha B (Wise-FT)
+    Interpolate(super::weights_merge::Interpolate),
+    /// The SAM part of a SAM-CLIP with Meta's names, and a text table of chosen names
+    Export(super::weights_merge::Export),
 }
 
 #[derive(Debug, clap::Args)]
 struct Inspect {
     /// safetensors, .pth, .bin or TorchScript archive
-    file: PathBuf,
+    #[arg(required_unless_present = "model")]
+    file: Option<PathBuf>,
+    /// Instead of a file: the parameters of a CLIP-Guided SAM by part, and how many of them train
+    #[arg(long, value_name = "NAME", conflicts_with = "file")]
+    model: Option<String>,
     /// Print one JSON document on stdout
     #[arg(long)]
     json: bool,
@@ -92,11 +101,31 @@ pub fn run(args: Args) -> Result<ExitCode> {
         Action::Inspect(args) => inspect(&args),
         Action::Convert(args) => convert_file(&args),
         Action::Check(args) => check_file(&args),
+        Action::Interpolate(args) => super::weights_merge::interpolate(&args),
+        Action::Export(args) => super::weights_merge::export(&args),
     }
 }
 
+/// The paper's Table 1 for a variant.
+fn parameters(model: &str, json: bool) -> Result<ExitCode> {
+    let config = ClipGuidedConfig::named(model)?;
+    let rows = accounting::table(&config, accounting::text_tower(&config).as_ref());
+    if json {
+        out(&serde_json::json!({ "model": model, "parts": rows }).to_string());
+        return Ok(ExitCode::SUCCESS);
+    }
+    for row in rows {
+        out(&format!("{:<34}{:>13}{:>13} trainable", row.part, row.total, row.trainable));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 fn inspect(args: &Inspect) -> Result<ExitCode> {
-    let (state, format) = StateDict::open_with_format(&args.file)?;
+    if let Some(model) = &args.model {
+        return parameters(model, args.json);
+    }
+    let file = args.file.as_deref().unwrap_or(Path::new(""));
+    let (state, format) = StateDict::open_with_format(file)?;
     let layout = detect_layout(&state);
     let bad = non_finite(&state).len();
     let (tensors, parameters) = (state.len(), state.parameter_count());
@@ -107,7 +136,7 @@ fn inspect(args: &Inspect) -> Result<ExitCode> {
     if args.json {
         let item = |(name, shape, dtype): &(String, Vec<usize>, &str)| serde_json::json!({ "name": name, "shape": shape, "dtype": dtype });
         let document = serde_json::json!({
-            "file": args.file, "format": format!("{format:?}"), "layout": layout.map(|l| l.name()), "variant": variant,
+            "file": file, "format": format!("{format:?}"), "layout": layout.map(|l| l.name()), "variant": variant,
             "tensors": list.iter().map(item).collect::<Vec<_>>(), "parameters": parameters,
             "non_finite_tensors": bad, "metadata": metadata,
         });

@@ -10,6 +10,7 @@ use samclip_models::{Device, state};
 use samclip_weights::{StateDict, write_safetensors};
 
 /// A photo of the repository.
+#[allow(dead_code, reason = "not every test file reads photos")]
 pub fn photo(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples").join(name)
 }

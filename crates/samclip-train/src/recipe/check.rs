@@ -1,0 +1,65 @@
+//! What a recipe that parses may still not say.
+
+use super::{Optimizer, Recipe, Task};
+use crate::error::TrainError;
+
+impl Recipe {
+    pub(super) fn check(&self) -> Result<(), TrainError> {
+        if self.steps == 0 || self.log.every_steps == 0 || self.checkpoint.every_steps == 0 {
+            return fail("steps, log.every_steps and checkpoint.every_steps must be at least 1".into());
+        }
+        if self.shards == 0 {
+            return fail("shards must be at least 1".into());
+        }
+        optimizer(&self.optimizer, self.steps)?;
+        if self.tasks.is_empty() {
+            return fail("no [[task]]".into());
+        }
+        let reads_text = self.tasks.iter().flat_map(|t| &t.objectives).find(|o| o.reads_text());
+        if let (Some(objective), None) = (reads_text, self.model.background_logit) {
+            return fail(format!("{} needs model.background_logit", objective.name()));
+        }
+        self.tasks.iter().try_for_each(task)
+    }
+}
+
+fn fail(message: String) -> Result<(), TrainError> {
+    Err(TrainError::Invalid(message))
+}
+
+fn optimizer(o: &Optimizer, steps: usize) -> Result<(), TrainError> {
+    if o.warmup_steps + o.decay_steps > steps {
+        let sum = o.warmup_steps + o.decay_steps;
+        return fail(format!("optimizer.warmup_steps + decay_steps is {sum}, more than steps = {steps}"));
+    }
+    if o.accumulate == 0 {
+        return fail("optimizer.accumulate must be at least 1".into());
+    }
+    match o.ema_decay {
+        Some(decay) if !(0.0..1.0).contains(&decay) => {
+            fail(format!("optimizer.ema_decay must lie in [0, 1), found {decay}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn task(task: &Task) -> Result<(), TrainError> {
+    let name = &task.name;
+    for side in task.sides.iter().chain([&task.side]) {
+        if *side == 0 || side % 32 != 0 {
+            return fail(format!("task {name}: side {side} is not a multiple of 32"));
+        }
+    }
+    if task.batch == 0 || task.every_steps == 0 || task.data.is_empty() {
+        return fail(format!("task {name}: batch, every_steps and data must not be empty"));
+    }
+    if task.objectives.is_empty() {
+        return fail(format!("task {name}: no [[task.objective]]"));
+    }
+    for data in &task.data {
+        if !(data.weight > 0.0 && data.weight.is_finite()) {
+            return fail(format!("task {name}: weight {} of {}", data.weight, data.dataset));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! The recipes of CLIP-Guided SAM: every one parses, and each kind of the nano scale runs two steps.
+
+use samclip_train::RunOptions;
+use samclip_train::guided::{BasesSpec, GuidedRecipe, OpenBases, TOWER_FILE, is_guided, is_tower, run, run_tower};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/clip_guided")
+}
+
+fn below(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => found.extend(below(&path)),
+            false => found.push(path),
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn every_recipe_parses_and_names_differ() {
+    let mut names = Vec::new();
+    for path in below(&root()).into_iter().filter(|path| !is_tower(path)) {
+        assert!(is_guided(&path), "{}", path.display());
+        let (recipe, _) = GuidedRecipe::open(&path).unwrap_or_else(|e| panic!("{e}"));
+        assert!(!names.contains(&recipe.name), "{} is named twice", recipe.name);
+        names.push(recipe.name);
+    }
+    assert!(names.len() >= 80, "{}", names.len());
+    assert!(!is_guided(&root().join("../nano/1_masks.toml")));
+}
+
+/// The grids of the paper: what differs between the recipes of a table, and nothing else.
+#[test]
+fn the_tables_vary_what_they_say() {
+    let open = |name: &str| GuidedRecipe::open(&root().join("nano").join(name)).unwrap().0;
+    let ours = open("voc_366.toml");
+    let same = |name: &str, change: &dyn Fn(&mut GuidedRecipe)| {
+        let mut expected = ours.clone();
+        change(&mut expected);
+        let mut found = open(name);
+        found.name.clone_from(&expected.name);
+        assert_eq!(found, expected, "{name}");
+    };
+    same("table6/tvs_seed1.toml", &|_| {});
+    same("table6/ts_seed2.toml", &|r| {
+        r.seed = 2;
+        r.adapters.inject.vision = false;
+    });
+    same("table6/parallel_only_seed1.toml", &|r| {
+        r.adapters.inject = samclip_models::clip_guided_sam::Inject::NONE;
+        r.train.clip_blocks = 0;
+    });
+    same("table7/ks2_kc4.toml", &|r| {
+        r.adapters.blocks = 2;
+        r.train.clip_blocks = 4;
+    });
+    same("table8/frozen.toml", &|r| r.train.clip_blocks = 0);
+    same("table8/dense_off.toml", &|r| r.prompts.dense = false);
+    same("table9/bce_iou.toml", &|r| r.objective.losses.dice = 0.0);
+}
+
+fn data() -> Option<PathBuf> {
+    let fallback = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data");
+    let data = std::env::var_os("SAMCLIP_DATA").map_or_else(|| PathBuf::from(fallback), PathBuf::from);
+    if data.join("README.md").exists() {
+        return Some(data);
+    }
+    println!("skipped: no development data at {}", data.display());
+    None
+}
+
+fn options(data: &Path, out: &Path) -> RunOptions {
+    RunOptions {
+        data: data.to_owned(),
+        out: out.to_owned(),
+        teacher_cache: None,
+        smoke: true,
+        resume: false,
+        allow_changed_recipe: false,
+    }
+}
+
+/// Two steps of the tower's recipe, and an adapter's recipe takes what they leave as its base.
+#[test]
+fn a_tower_is_trained_and_taken_as_a_base() {
+    let Some(data) = data() else { return };
+    let out = tempfile::tempdir().unwrap();
+    let stop = AtomicBool::new(false);
+    let outcome = run_tower(&root().join("nano/clip_nano.toml"), &options(&data, out.path()), &mut (), &stop).unwrap();
+    assert!(outcome.complete && outcome.step == 2);
+    let (recipe, _) = GuidedRecipe::open(&root().join("nano/table8/tower_surgery.toml")).unwrap();
+    let spec = BasesSpec { clip: TOWER_FILE.to_owned(), ..recipe.bases.clone() };
+    let config = recipe.config().unwrap();
+    let bases = OpenBases::open(&spec, &config, out.path()).unwrap();
+    config.on_bases(&bases.bases, 1, &Default::default()).unwrap();
+    assert_eq!(bases.clip.name, "clip_guided_sam_nano_tower:clip_tower.safetensors");
+}
+
+#[test]
+fn each_kind_runs_two_steps() {
+    let Some(data) = data() else { return };
+    for name in [
+        "voc_366", "voc_366_mixed", "table2/su_sam_series", "table2/su_sam_lora", "table2/sam_ptx", "table2/decoder",
+        "table3/modified", "table6/s_seed1", "table7/ks2_kc2", "table8/clip_alone_first", "table9/dice_iou",
+    ] {
+        let out = tempfile::tempdir().unwrap();
+        let path = root().join("nano").join(format!("{name}.toml"));
+        let outcome = run(&path, &options(&data, out.path()), &mut (), &AtomicBool::new(false)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(outcome.complete && outcome.step == 2, "{name}");
+        assert!(out.path().join("adapter.safetensors").exists(), "{name}");
+    }
+}

@@ -1,0 +1,216 @@
+//! `samclip sweep`, `samclip teach`, `samclip weights interpolate` and `export` as processes.
+
+mod support;
+
+use std::path::Path;
+
+use samclip_weights::{StateDict, TensorData, write_safetensors};
+use support::{samclip, stderr, tiny_config, tiny_state, tiny_weights};
+
+/// A recipe of three steps on painted shapes, distilling the tiny model's own CLIP head.
+fn recipe(init: &str, lr: f32) -> String {
+    let mut model = toml::Table::new();
+    model.insert("sizes".into(), toml::Value::try_from(tiny_config()).unwrap());
+    let mut table = toml::Table::new();
+    table.insert("model".into(), toml::Value::Table(model));
+    let sizes = table.to_string().replace("[model]\n", "");
+    format!(
+        r#"name = "tiny"
+seed = 5
+steps = 3
+precision = "f32"
+shards = 1
+
+[optimizer]
+lr = {lr:e}
+final_lr = 0.0
+warmup_steps = 1
+decay_steps = 2
+betas = [0.9, 0.99]
+weight_decay = 0.01
+clip_norm = 1.0
+
+[checkpoint]
+every_steps = 2
+every_minutes = 1000.0
+
+[log]
+every_steps = 1
+observe_every_steps = 0
+
+[smoke]
+steps = 2
+batch = 2
+
+[[task]]
+name = "photos"
+every_steps = 1
+side = 64
+batch = 2
+
+[task.augment]
+hflip = 0.5
+geometry = {{ kind = "random_resized_crop", scale = [0.5, 1.0], ratio = [0.75, 1.34] }}
+
+[[task.data]]
+dataset = "shapes"
+split = "7"
+weight = 1.0
+
+[[task.objective]]
+kind = "clip_distill"
+weight = 1.0
+teacher = "./tiny.safetensors"
+output = "pooled"
+photo_side = 64
+
+[model]
+variant = "sam_clip_nano"
+init = "{init}"
+trainable = ["clip_head.*"]
+logit_scale = 20.0
+background_logit = 5.0
+{sizes}"#
+    )
+}
+
+fn state(folder: &Path, file: &str) -> StateDict {
+    StateDict::open(&folder.join(file)).unwrap()
+}
+
+fn tensors(state: &StateDict) -> Vec<(&str, &TensorData)> {
+    state.iter().collect()
+}
+
+#[test]
+fn a_sweep_runs_each_recipe_once_and_says_which_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    tiny_weights(path);
+    std::fs::create_dir(path.join("recipes")).unwrap();
+    let write = |name: &str, text: String| {
+        let text = text.replace("./tiny", "../tiny");
+        std::fs::write(path.join("recipes").join(name), text).unwrap();
+    };
+    write("a_first.toml", recipe("fresh", 1e-3));
+    write("b_second.toml", recipe("{runs}/a_first/model_f16.safetensors", 1e-3));
+    let sweep = |more: &[&str]| {
+        let args = ["sweep", "recipes", "--out", "out", "--data", "."];
+        samclip(path, &[&args, more].concat())
+    };
+    let output = sweep(&["--seed", "1", "--seed", "2"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(table.contains("| a_first | 2 | 3 |") && table.contains("| b_second | 2 | 3 |"), "{table}");
+    assert_eq!(std::fs::read_to_string(path.join("out/sweep.md")).unwrap().trim_end(), table.trim_end());
+    let csv = std::fs::read_to_string(path.join("out/sweep.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 5, "{csv}");
+    let one = state(path, "out/seed_1/a_first/model_f16.safetensors");
+    assert!(tensors(&one) != tensors(&state(path, "out/seed_2/a_first/model_f16.safetensors")), "seeds differ");
+    // the second stage starts from its own seed's first: what is frozen stayed the same
+    let two = state(path, "out/seed_1/b_second/model_f16.safetensors");
+    assert!(one.iter().filter(|(n, _)| !n.starts_with("clip_head.")).all(|(n, t)| two.get(n) == Some(t)));
+
+    let time = |file: &str| std::fs::metadata(path.join(file)).unwrap().modified().unwrap();
+    let before = time("out/seed_1/a_first/model_f16.safetensors");
+    write("c_bad.toml", recipe("fresh", 1e37));
+    let output = sweep(&["--seed", "1", "--seed", "2"]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert_eq!(time("out/seed_1/a_first/model_f16.safetensors"), before, "what is finished is not trained again");
+    let table = std::fs::read_to_string(path.join("out/sweep.md")).unwrap();
+    assert!(table.contains("| a_first | 2 | 3 |") && table.contains("is not finite"), "{table}");
+
+    write("d_slip.toml", recipe("fresh", 1e-3).replace("steps = 3", "stepps = 3"));
+    let output = sweep(&["--only", "d_"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("d_slip.toml") && stderr(&output).contains("`steps`"), "{}", stderr(&output));
+}
+
+#[test]
+fn answers_of_teachers_are_stored_in_parts_and_read_by_training() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    tiny_weights(path);
+    std::fs::write(path.join("r.toml"), recipe("fresh", 1e-3)).unwrap();
+    std::fs::create_dir(path.join("runs")).unwrap();
+    let teach = |part: &str| {
+        let args = ["teach", "r.toml", "--task", "photos", "--data", ".", "--shard", part, "--per-shard", "2"];
+        samclip(path, &[&args[..], &["--out", "runs/cache"]].concat())
+    };
+    for (part, photos) in [("0/2", 4), ("1/2", 3)] {
+        let output = teach(part);
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert!(stderr(&output).contains(&format!("{photos} photos stored, 0 shards")), "{}", stderr(&output));
+    }
+    assert!(stderr(&teach("0/2")).contains("0 photos stored, 2 shards were there"));
+    let cache = std::fs::read_dir(path.join("runs/cache")).unwrap().next().unwrap().unwrap().path();
+    let mut files: Vec<String> =
+        std::fs::read_dir(&cache).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    files.sort();
+    assert_eq!(files.len(), 6, "{files:?}"); // two shards and a manifest for each part
+    let manifest = std::fs::read_to_string(cache.join("manifest-000-of-002.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    assert_eq!((&manifest["outputs"][0], &manifest["photo_side"]), (&"pooled".into(), &64.into()), "{manifest}");
+
+    let train = |out: &str, more: &[&str]| {
+        let output = samclip(path, &[&["train", "r.toml", "--data", ".", "--out", out], more].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        state(path, &format!("{out}/checkpoint.safetensors"))
+    };
+    let (with, without) = (train("runs/with", &["--teacher-cache", "runs/cache"]), train("runs/without", &[]));
+    assert!(tensors(&with) == tensors(&without));
+    assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 6, "nothing was asked again");
+
+    let output = samclip(path, &["teach", "r.toml", "--task", "phoots", "--data", ".", "--out", "runs/cache"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("no task `phoots`, the recipe has photos"), "{}", stderr(&output));
+    std::fs::write(path.join("crops.toml"), recipe("fresh", 1e-3).replace("photo_side = 64\n", "")).unwrap();
+    let output = samclip(path, &["teach", "crops.toml", "--task", "photos", "--data", ".", "--out", "runs/cache"]);
+    assert!(stderr(&output).contains("sees crops; give its objective a `photo_side`"), "{}", stderr(&output));
+    let output = samclip(path, &["teach", "r.toml", "--task", "photos", "--out", "x", "--shard", "2/2"]);
+    assert!(stderr(&output).contains("expected I/N"), "{}", stderr(&output));
+}
+
+#[test]
+fn checkpoints_are_interpolated_and_exported() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    tiny_weights(path);
+    let (a, mut b) = (tiny_state(), tiny_state());
+    for (name, tensor) in a.iter() {
+        let doubled: Vec<f32> = tensor.to_f32().iter().map(|v| v * 3.0).collect();
+        b.insert(name, TensorData::from_f32(tensor.shape(), &doubled));
+    }
+    write_safetensors(&path.join("b.safetensors"), &b).unwrap();
+    let args = ["weights", "interpolate", "tiny.safetensors", "b.safetensors", "--alpha", "0,0.5,1", "--out", "wise"];
+    let output = samclip(path, &args);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let half = state(path, "wise/alpha_0.50.safetensors");
+    for (name, tensor) in a.iter() {
+        let factor = if name.starts_with("clip_head.") { 3.0 } else { 2.0 };
+        let found = half.get(name).unwrap().to_f32();
+        assert!(tensor.to_f32().iter().zip(found).all(|(x, y)| (x * factor - y).abs() <= 1e-6 * y.abs()), "{name}");
+    }
+    assert_eq!(tensors(&state(path, "wise/alpha_1.00.safetensors")), tensors(&b));
+    // the result is a model: its sizes travelled along
+    let photo = support::photo("cat.jpg");
+    let photo = photo.to_str().unwrap();
+    let output = samclip(path, &["segment", photo, "--weights", "wise/alpha_0.50.safetensors", "--point", "60,60", "--json"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let output = samclip(path, &["weights", "interpolate", "tiny.safetensors", "b.safetensors", "--alpha", "1.5", "--out", "w"]);
+    assert_eq!((output.status.code(), path.join("w").exists()), (Some(2), false));
+
+    let args = ["weights", "export", "tiny.safetensors", "--sam", "sam.safetensors", "--text-table", "t.safetensors"];
+    let output = samclip(path, &[&args[..], &["--name", "cat", "--name", "tv"]].concat());
+    assert!(output.status.success(), "{}", stderr(&output));
+    let sam = state(path, "sam.safetensors");
+    assert!(sam.len() > 50 && sam.names().all(|n| !n.starts_with("clip_head.")));
+    let table = state(path, "t.safetensors");
+    assert_eq!((table.get("embeddings").unwrap().shape(), table.metadata["names"].as_str()), (&[2, 512][..], "[\"cat\",\"tv\"]"));
+    let args = ["classify", photo, "--weights", "tiny.safetensors", "--text-table", "t.safetensors", "--text", "cat", "--text", "tv"];
+    let output = samclip(path, &args);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let output = samclip(path, &["weights", "export", "--text-table", "u.safetensors", "--name", "catt"]);
+    assert_eq!((output.status.code(), path.join("u.safetensors").exists()), (Some(2), false));
+    assert_eq!(samclip(path, &["weights", "export", "tiny.safetensors"]).status.code(), Some(2));
+}

@@ -1,0 +1,336 @@
+//! `samclip train` as a process: killed, stopped, out of space, with unreadable photos, with a
+//! loss that is not finite. Runs are seconds: a model of 64 px on painted shapes.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+use samclip_weights::{StateDict, TensorData};
+use support::{samclip, stderr, tiny_config, tiny_weights};
+
+const MASKS: &str = r#"
+[[task.objective]]
+kind = "mask_supervision"
+weight = 1.0
+point_prompts = 1
+box_prompts = 1
+text_prompts = 0
+rounds = 2
+center_click = 0.5
+min_area = 0.01
+max_area = 0.9
+focal = 20.0
+dice = 1.0
+iou = 1.0
+"#;
+
+const DISTILL: &str = r#"
+[[task.objective]]
+kind = "clip_distill"
+weight = 1.0
+teacher = "tiny.safetensors"
+output = "pooled"
+"#;
+
+/// A recipe of the small model; `data` is `(dataset, split)`.
+struct Recipe<'a> {
+    steps: usize,
+    every: usize,
+    lr: f32,
+    max_skipped: usize,
+    data: (&'a str, &'a str),
+    objectives: String,
+}
+
+impl Recipe<'_> {
+    fn write(&self, folder: &Path) -> PathBuf {
+        let Self { steps, every, lr, max_skipped, data: (dataset, split), objectives } = self;
+        let mut sizes = toml::Table::new();
+        let mut model = toml::Table::new();
+        model.insert("sizes".into(), toml::Value::try_from(tiny_config()).unwrap());
+        sizes.insert("model".into(), toml::Value::Table(model));
+        let sizes = sizes.to_string();
+        let text = format!(
+            r#"name = "tiny"
+seed = 5
+steps = {steps}
+precision = "f32"
+shards = 2
+
+[optimizer]
+lr = {lr:e}
+final_lr = 0.0
+warmup_steps = 2
+decay_steps = {}
+betas = [0.9, 0.99]
+weight_decay = 0.01
+clip_norm = 1.0
+ema_decay = 0.9
+
+[checkpoint]
+every_steps = {every}
+every_minutes = 1000.0
+
+[log]
+every_steps = 1
+observe_every_steps = 0
+
+[smoke]
+steps = 2
+batch = 2
+
+[[task]]
+name = "photos"
+every_steps = 1
+side = 64
+sides = [32, 64]
+batch = 4
+max_skipped = {max_skipped}
+
+[task.augment]
+hflip = 0.5
+geometry = {{ kind = "random_resized_crop", scale = [0.5, 1.0], ratio = [0.75, 1.34] }}
+
+[[task.data]]
+dataset = "{dataset}"
+split = "{split}"
+weight = 1.0
+{objectives}
+[model]
+variant = "sam_clip_nano"
+init = "fresh"
+trainable = ["*"]
+logit_scale = 20.0
+background_logit = 5.0
+{}"#,
+            (steps - 2).min(10),
+            sizes.replace("[model]\n", "")
+        );
+        let path = folder.join("recipe.toml");
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+fn shapes(steps: usize, every: usize) -> Recipe<'static> {
+    let objectives = [MASKS, DISTILL].concat();
+    Recipe { steps, every, lr: 2e-3, max_skipped: 0, data: ("shapes", "23"), objectives }
+}
+
+fn start(folder: &Path, out: &str) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_samclip"))
+        .args(["train", "recipe.toml", "--data", ".", "--out", out])
+        .current_dir(folder)
+        .stderr(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary starts")
+}
+
+fn train(folder: &Path, out: &str) -> Output {
+    start(folder, out).wait_with_output().unwrap()
+}
+
+fn state(folder: &Path, file: &str) -> StateDict {
+    StateDict::open(&folder.join(file)).unwrap()
+}
+
+fn tensors(state: &StateDict) -> Vec<(&str, &TensorData)> {
+    state.iter().collect()
+}
+
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    tiny_weights(folder.path());
+    folder
+}
+
+#[test]
+fn killed_ten_times_a_run_ends_with_the_same_bits() {
+    let folder = folder();
+    let path = folder.path();
+    shapes(120, 4).write(path);
+    let begin = Instant::now();
+    assert!(train(path, "whole").status.success());
+    let whole = begin.elapsed();
+    let mut seed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64;
+    let mut kills = 0;
+    let mut reached = Vec::new();
+    while kills < 10 {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let mut child = start(path, "killed");
+        // somewhere between the start and a sixth of the whole run later
+        let wait = (seed >> 33) % (whole.as_micros() as u64 / 6 + 50_000);
+        std::thread::sleep(Duration::from_micros(wait));
+        if child.try_wait().unwrap().is_some() {
+            break; // the run was done before
+        }
+        child.kill().unwrap(); // SIGKILL
+        child.wait().unwrap();
+        kills += 1;
+        let checkpoint = path.join("killed/checkpoint.safetensors");
+        let step = checkpoint.exists().then(|| StateDict::open(&checkpoint).unwrap().metadata["step"].clone());
+        reached.push(step.unwrap_or_default());
+    }
+    println!("killed {kills} times, checkpoints at steps {reached:?}");
+    assert_eq!(kills, 10, "the run was over too early: {reached:?}");
+    let last = train(path, "killed");
+    assert!(last.status.success(), "{}", stderr(&last));
+    for file in ["checkpoint.safetensors", "model_f16.safetensors"] {
+        let (a, b) = (state(path, &format!("whole/{file}")), state(path, &format!("killed/{file}")));
+        assert!(tensors(&a) == tensors(&b), "{file} differs, checkpoints at steps {reached:?}");
+    }
+    let log = |run: &str| -> Vec<(i64, String)> {
+        let text = std::fs::read_to_string(path.join(run).join("log.jsonl")).unwrap();
+        let line = |l: &str| serde_json::from_str::<serde_json::Value>(l).unwrap();
+        text.lines().map(line).map(|l| (l["step"].as_i64().unwrap(), l["losses"].to_string())).collect()
+    };
+    assert_eq!(log("whole"), log("killed"), "every step once, with the same losses");
+}
+
+#[test]
+fn a_signal_writes_a_checkpoint_and_exits_with_0() {
+    let folder = folder();
+    let path = folder.path();
+    shapes(100_000, 1_000_000).write(path);
+    for signal in ["-TERM", "-INT"] {
+        let child = start(path, "run");
+        let log = path.join("run/log.jsonl");
+        let begin = Instant::now();
+        let lines = || std::fs::read_to_string(&log).map_or(0, |t| t.lines().count());
+        let before = lines();
+        while lines() < before + 3 {
+            assert!(begin.elapsed() < Duration::from_secs(60), "no progress");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let id = child.id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        assert!(stderr(&output).contains("the same command continues"), "{}", stderr(&output));
+        let step: usize = state(path, "run/checkpoint.safetensors").metadata["step"].parse().unwrap();
+        assert_eq!(step, lines(), "the checkpoint is of the last step");
+    }
+}
+
+#[test]
+fn a_full_disk_is_a_clear_message_and_leaves_the_last_checkpoint() {
+    let folder = folder();
+    let path = folder.path();
+    shapes(2, 2).write(path);
+    assert!(train(path, "run").status.success());
+    shapes(6, 2).write(path);
+    let before = std::fs::read(path.join("run/checkpoint.safetensors")).unwrap();
+    // a limit on the size of files stands for a full disk: writing fails half-way
+    let blocks = before.len() / 512 / 2;
+    let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+    let output = Command::new("sh")
+        .args(["-c", &script, env!("CARGO_BIN_EXE_samclip")])
+        .args(["train", "recipe.toml", "--data", ".", "--out", "run", "--allow-changed-recipe"])
+        .current_dir(path)
+        .output()
+        .unwrap();
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("the checkpoint of step 4 was not written"), "{message}");
+    assert!(message.contains("checkpoint.safetensors") && message.contains("hint: the checkpoint before it"), "{message}");
+    assert!(std::fs::read(path.join("run/checkpoint.safetensors")).unwrap() == before);
+    let left: Vec<_> = std::fs::read_dir(path.join("run")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|n| n.to_string_lossy().contains("tmp")), "{left:?}");
+    let output = samclip(path, &["train", "recipe.toml", "--data", ".", "--out", "run", "--allow-changed-recipe"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(state(path, "run/checkpoint.safetensors").metadata["step"], "6");
+}
+
+/// Twelve photos in a list, of which these cannot be read.
+fn photos(path: &Path, broken: &[usize]) {
+    let mut list = String::new();
+    for i in 0..12 {
+        let name = format!("photo{i}.png");
+        let data = (0..60 * 50 * 3).map(|p| (p * (i + 3) % 251) as u8).collect();
+        let image = samclip_image::Image::new(60, 50, data).unwrap();
+        samclip_image::write_png_rgb(&path.join(&name), &image).unwrap();
+        if broken.contains(&i) {
+            std::fs::write(path.join(&name), b"not a photo").unwrap();
+        }
+        list += &format!("{name}\n");
+    }
+    std::fs::write(path.join("list.txt"), list).unwrap();
+}
+
+#[test]
+fn unreadable_photos_are_counted_and_skipped_up_to_the_limit() {
+    let folder = folder();
+    let path = folder.path();
+    photos(path, &[3, 7]);
+    let mut recipe = Recipe { data: ("file_list", "list.txt"), objectives: DISTILL.into(), ..shapes(12, 4) };
+    recipe.max_skipped = 50;
+    recipe.write(path);
+    let output = train(path, "run");
+    let message = stderr(&output);
+    assert!(output.status.success() && message.contains("photos so far that could not be read"), "{message}");
+    let log = std::fs::read_to_string(path.join("run/log.jsonl")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+    assert!(last["skipped"].as_u64().unwrap() >= 2, "{last}");
+
+    recipe.max_skipped = 3;
+    recipe.steps = 1000;
+    recipe.every = 1;
+    recipe.write(path);
+    let output = train(path, "limited");
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("4 samples could not be read, the limit is 3"), "{message}");
+    assert!(message.contains("photo3.png") || message.contains("photo7.png"), "{message}");
+    assert!(message.contains("hint: "), "{message}");
+    state(path, "limited/checkpoint.safetensors");
+}
+
+#[test]
+fn a_shard_that_goes_away_is_named_and_the_checkpoint_stays() {
+    let folder = folder();
+    let path = folder.path();
+    photos(path, &[]);
+    for (shard, range) in [("a-0.tar", 0..6), ("a-1.tar", 6..12)] {
+        let mut tar = tar::Builder::new(std::fs::File::create(path.join(shard)).unwrap());
+        range.for_each(|i| tar.append_path_with_name(path.join(format!("photo{i}.png")), format!("{i}.png")).unwrap());
+        tar.finish().unwrap();
+    }
+    let recipe = Recipe { data: ("webdataset", "a-{0..1}.tar"), objectives: DISTILL.into(), ..shapes(100_000, 1) };
+    recipe.write(path);
+    let child = start(path, "run");
+    let begin = Instant::now();
+    while !path.join("run/checkpoint.safetensors").exists() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "no progress");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::fs::remove_file(path.join("a-1.tar")).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("could not be read, the limit is 0") && message.contains("a-1.tar"), "{message}");
+    let step: usize = state(path, "run/checkpoint.safetensors").metadata["step"].parse().unwrap();
+    assert!(step >= 1);
+    let output = train(path, "run");
+    assert_eq!(output.status.code(), Some(2), "the same command names it again");
+    assert!(stderr(&output).contains("a-1.tar"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stops_with_its_name_and_keeps_the_checkpoint() {
+    let folder = folder();
+    let path = folder.path();
+    Recipe { lr: 1e37, ..shapes(50, 1) }.write(path);
+    let output = train(path, "run");
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("is not finite") && message.contains("error: step "), "{message}");
+    assert!(message.contains("hint: the last checkpoint is intact"), "{message}");
+    let checkpoint = path.join("run/checkpoint.safetensors");
+    if checkpoint.exists() {
+        let state = StateDict::open(&checkpoint).unwrap();
+        assert!(samclip_weights::non_finite(&state).is_empty(), "the checkpoint holds values that are not finite");
+    }
+}
