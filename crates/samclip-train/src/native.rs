@@ -43,7 +43,8 @@ impl SamParts<'_> {
         prompts: &PromptInput,
         output: MaskOutput,
     ) -> MaskLogits {
-        decode(self.prompt_encoder, self.mask_decoder, image_embeddings, image_index, prompts, output)
+        let heads = (self.prompt_encoder, self.mask_decoder);
+        decode(heads, image_embeddings, image_index, prompts, (output, f32::NEG_INFINITY))
     }
 }
 
