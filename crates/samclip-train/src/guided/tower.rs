@@ -159,11 +159,11 @@ pub fn run_tower(
         let minutes = saved.elapsed().as_secs_f32() / 60.0;
         let due = run.step % run.recipe.checkpoint.every_steps == 0 || minutes >= run.recipe.checkpoint.every_minutes;
         if due || run.step == run.recipe.steps {
-            run.save(&text, &options.out)?;
+            run.save(&text, options)?;
             saved = Instant::now();
         }
     }
-    run.save(&text, &options.out)?;
+    run.save(&text, options)?;
     Ok(Outcome { step: run.step, complete: run.step >= run.recipe.steps, model_file: TOWER_FILE })
 }
 
@@ -256,14 +256,15 @@ impl Run {
             self.parameters.accumulate(grads, 1.0);
         }
         report.lr = optim::learning_rate(&self.recipe.optimizer, self.step, self.recipe.steps);
-        report.grad_norm = optim::step(&mut self.parameters, &self.recipe.optimizer, self.step, report.lr);
+        report.grad_norm = optim::step(&mut self.parameters, &self.recipe.optimizer, report.lr);
         self.tower = self.parameters.apply(self.tower.clone(), &self.device);
         Ok(())
     }
 
     /// Writes the checkpoint, and the tower under CLIP's names.
-    fn save(&self, text: &str, out: &Path) -> Result<(), TrainError> {
-        let progress = Progress { step: self.step, positions: vec![], seconds: self.seconds, recipe: text.to_owned() };
+    fn save(&self, text: &str, options: &RunOptions) -> Result<(), TrainError> {
+        let (out, recipe, revision) = (&options.out, text.to_owned(), options.revision.clone().unwrap_or_default());
+        let progress = Progress { step: self.step, positions: vec![], seconds: self.seconds, recipe, revision };
         checkpoint::save(&checkpoint::path(out), &self.parameters, &progress)?;
         let mut state = StateDict::new();
         for (name, shape, values) in state::named_values(&self.tower.valid()) {

@@ -47,6 +47,7 @@ pub struct GuidedTrainer {
     data: PairData,
     step: usize,
     seconds: f64,
+    revision: String,
 }
 
 impl GuidedTrainer {
@@ -99,7 +100,8 @@ impl GuidedTrainer {
         let models: Vec<_> = (0..recipe.shards).map(|_| parameters.apply(model.clone(), &device)).collect();
         let (frozen, pools) = (models[0].valid(), crate::train::pools(recipe.shards)?);
         let out = options.out.clone();
-        Ok(Self { recipe, text, out, config, about, device, models, frozen, pools, parameters, data, step, seconds })
+        let revision = options.revision.clone().unwrap_or_default();
+        Ok(Self { recipe, text, out, config, about, device, models, frozen, pools, parameters, data, step, seconds, revision })
     }
 
     /// The state of every tensor.
@@ -222,7 +224,7 @@ impl GuidedTrainer {
             let term = format!("gradient of {name}");
             return Err(TrainError::NonFinite { step: self.step + 1, term, value });
         }
-        report.grad_norm = optim::step(&mut self.parameters, &self.recipe.optimizer, self.step, lr);
+        report.grad_norm = optim::step(&mut self.parameters, &self.recipe.optimizer, lr);
         let models = std::mem::take(&mut self.models);
         self.models = models.into_iter().map(|m| self.parameters.refresh(m, &self.device)).collect();
         self.step += 1;
@@ -302,8 +304,8 @@ impl GuidedTrainer {
 
     /// Writes the checkpoint.
     pub fn save(&self) -> Result<(), TrainError> {
-        let progress =
-            Progress { step: self.step, positions: Vec::new(), seconds: self.seconds, recipe: self.text.clone() };
+        let (recipe, revision) = (self.text.clone(), self.revision.clone());
+        let progress = Progress { step: self.step, positions: Vec::new(), seconds: self.seconds, recipe, revision };
         checkpoint::save(&checkpoint::path(&self.out), &self.parameters, &progress)
     }
 

@@ -177,9 +177,9 @@ fn recipe(args: &Args, report: &Check, classes: Vec<String>, names: Vec<ClassNam
         },
         data: photos(args, size.hold_out, classes, names)?,
         optimizer: optimizer(size.steps),
-        checkpoint: Checkpoint { every_steps: 500, every_minutes: 3.0 },
+        checkpoint: Checkpoint { every_steps: 500, every_minutes: 3.0, model: Default::default() },
         log: Log { every_steps: (size.steps / 40).max(1), observe_every_steps: (size.steps / 12).max(size.per_epoch) },
-        smoke: Smoke { steps: 2, batch: 2 },
+        smoke: Smoke { steps: 2, batch: 2, synthetic: false },
     })
 }
 
@@ -227,6 +227,8 @@ fn optimizer(steps: usize) -> Optimizer {
         decay_steps: steps - warmup_steps,
         betas: [0.9, 0.999],
         weight_decay: 0.01,
+        accumulate: 1,
+        ema_decay: None,
         clip_norm: 1.0,
         groups: vec![Group { pattern: "clip.*".to_owned(), lr_scale: 0.1 }],
     }

@@ -156,7 +156,7 @@ fn train(
         seed,
     };
     let mut printer = Printer::default();
-    let outcome = samclip_train::run(path, &options, &mut printer, stop);
+    let outcome = super::train::train(path, &options, &mut printer, stop);
     printer.finish();
     let mut row = Row { name: stem(path), seed, sha256, ..Row::default() };
     match outcome {

@@ -80,7 +80,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 }
 
 /// Runs a recipe of any kind.
-fn train(recipe: &Path, options: &RunOptions, printer: &mut Printer, stop: &AtomicBool) -> Result<Outcome> {
+pub(super) fn train(recipe: &Path, options: &RunOptions, printer: &mut Printer, stop: &AtomicBool) -> Result<Outcome> {
     if guided::is_guided(recipe) {
         return Ok(guided::run(recipe, options, printer, stop)?);
     }
