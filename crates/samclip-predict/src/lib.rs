@@ -36,6 +36,7 @@ pub mod roles;
 mod sam;
 mod sam_clip;
 pub mod sam_plus_clip;
+mod settings;
 mod tensors;
 mod text;
 pub mod verbs;

@@ -128,7 +128,7 @@ fn twenty_steps_equal_pytorchs() {
         }
         let lr = optim::learning_rate(&optimizer, step, 20);
         assert!((lr - rates[step]).abs() <= 1e-6 * rates[step], "rate {step}: {lr} for {}", rates[step]);
-        let norm = optim::step(&mut parameters, &optimizer, step, lr);
+        let norm = optim::step(&mut parameters, &optimizer, lr);
         assert!((norm - norms[step]).abs() <= 1e-3 * norms[step], "norm {step}: {norm} for {}", norms[step]);
         model = parameters.refresh(model, &device);
     }

@@ -83,6 +83,8 @@ fn options(data: &Path, out: &Path) -> RunOptions {
         smoke: true,
         resume: false,
         allow_changed_recipe: false,
+        revision: None,
+        seed: None,
     }
 }
 
