@@ -104,9 +104,9 @@ impl Engine for Amx {
     }
 
     #[inline(always)]
-    unsafe fn attend<S: Simd>(self, _s: S, head: Forward) {
+    unsafe fn attend<S: Simd>(self, s: S, head: Forward) {
         // SAFETY: contract of the trait.
-        unsafe { head.run_amx() }
+        unsafe { head.run_amx(s) }
     }
 
     #[inline(always)]

@@ -5,10 +5,12 @@
 //! that the exponential is one polynomial and a change of exponent. The running maximum moves only
 //! when it must (`SLACK`), which leaves sums within f32 and saves most rescaling.
 use crate::amx::Amx;
+use crate::amx_pack::mask;
 use crate::amx_rows::{exp2, tile_row};
-use crate::attention::{Forward, RelRow, head_view, rel_row};
+use crate::attention::{Forward, RelRow, head_view, rel_row, scale_row};
 use crate::engine::{Engine, Mat, Start};
 use crate::scratch::Scratch;
+use crate::simd::Simd;
 use std::arch::x86_64::*;
 use std::f32::consts::{LN_2, LOG2_E};
 
@@ -39,7 +41,7 @@ impl Forward<'_> {
     /// The tier is AMX; the slices cover their shapes; no other running task writes these
     /// queries' rows of `out` and `lse`.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    pub(crate) unsafe fn run_amx(self) {
+    pub(crate) unsafe fn run_amx<S: Simd>(self, s: S) {
         let sh = *self.shape;
         let (d, keys) = (sh.head_dim, sh.keys);
         let (b, h) = (self.head / sh.heads, self.head % sh.heads);
@@ -67,7 +69,7 @@ impl Forward<'_> {
             for i0 in (self.range.0..self.range.1).step_by(BLOCK) {
                 let rows = BLOCK.min(self.range.1 - i0);
                 for r in 0..rows {
-                    scale_row(q.at(i0 + r, 0).ptr, scaled.ptr().add(r * d), d, sh.scale * LOG2_E);
+                    scale_row(s, q.at(i0 + r, 0).ptr, scaled.ptr().add(r * d), d, sh.scale * LOG2_E);
                 }
                 e.pack_a(Mat { ptr: scaled.ptr(), rs: d, cs: 1 }, rows, d, qa.ptr());
                 let mut state = State { max: [f32::NEG_INFINITY; BLOCK], sum: [[0.0; 16]; BLOCK] };
@@ -82,13 +84,13 @@ impl Forward<'_> {
                     let k = kt.ptr().add(j * Amx::words(d));
                     e.mul(rows, n, d, qa.ptr(), k, buffers.scores.ptr(), chunk, Start::Zero);
                     for r in 0..rows {
-                        self.soften(&mut state, &buffers, (i0, r), (j, n, chunk));
+                        self.soften(s, &mut state, &buffers, (i0, r), (j, n, chunk));
                     }
                     let start = if j == 0 { Start::Zero } else { Start::Add };
                     let v = vb.ptr().add(j / chunk * v_words);
                     e.mul(rows, d, n, buffers.probabilities.ptr(), v, buffers.acc.ptr(), d, start);
                 }
-                self.finish(&state, &buffers, (i0, rows));
+                self.finish(s, &state, &buffers, (i0, rows));
             }
             e.end();
         }
@@ -100,7 +102,9 @@ impl Forward<'_> {
     /// Buffers as in `run_amx`; `scores` holds row `r` of the chunk of `n` keys from `j`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn soften(&self, state: &mut State, buffers: &Buffers, (i0, r): (usize, usize), (j, n, chunk): (usize, usize, usize)) {
+    unsafe fn soften<S: Simd>(
+        &self, s: S, state: &mut State, buffers: &Buffers, (i0, r): (usize, usize), (j, n, chunk): (usize, usize, usize),
+    ) {
         let (sh, d) = (self.shape, self.shape.head_dim);
         let padded = n.next_multiple_of(32);
         let mut bias = Bias([0.0; WHOLE]);
@@ -123,9 +127,9 @@ impl Forward<'_> {
             if peak > *max + SLACK || *max == f32::NEG_INFINITY {
                 if *max != f32::NEG_INFINITY {
                     let f = (*max - peak).exp2();
-                    state.sum[r].iter_mut().for_each(|s| *s *= f);
+                    state.sum[r].iter_mut().for_each(|sum| *sum *= f);
                     let acc = buffers.acc.ptr().add(r * d);
-                    scale_row(acc, acc, d, f);
+                    scale_row(s, acc, acc, d, f);
                 }
                 *max = peak;
             }
@@ -142,7 +146,7 @@ impl Forward<'_> {
     /// # Safety
     /// As in `run_amx`.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn finish(&self, state: &State, buffers: &Buffers, (i0, rows): (usize, usize)) {
+    unsafe fn finish<S: Simd>(&self, s: S, state: &State, buffers: &Buffers, (i0, rows): (usize, usize)) {
         let (sh, d) = (self.shape, self.shape.head_dim);
         let (b, h) = (self.head / sh.heads, self.head % sh.heads);
         for r in 0..rows {
@@ -150,7 +154,7 @@ impl Forward<'_> {
             unsafe {
                 let sum = _mm512_reduce_add_ps(_mm512_loadu_ps(state.sum[r].as_ptr()));
                 let out = self.out.0.get().add(self.out.1.offset(b, h) + (i0 + r) * self.out.1.row);
-                scale_row(buffers.acc.ptr().add(r * d), out, d, 1.0 / sum);
+                scale_row(s, buffers.acc.ptr().add(r * d), out, d, 1.0 / sum);
                 *self.lse.get().add(self.head * sh.queries + i0 + r) = (state.max[r] + sum.log2()) * LN_2;
             }
         }
@@ -159,26 +163,6 @@ impl Forward<'_> {
 
 #[repr(align(64))]
 struct Bias([f32; WHOLE]);
-
-/// `dst = src f`
-///
-/// # Safety
-/// Both cover `n` floats; they may be the same.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-unsafe fn scale_row(src: *const f32, dst: *mut f32, n: usize, f: f32) {
-    let f = _mm512_set1_ps(f);
-    for j in (0..n).step_by(16) {
-        let live = mask(n - j);
-        // SAFETY: masked lanes are not accessed.
-        unsafe { _mm512_mask_storeu_ps(dst.add(j), live, _mm512_mul_ps(f, _mm512_maskz_loadu_ps(live, src.add(j)))) };
-    }
-}
-
-#[inline]
-fn mask(left: usize) -> u16 {
-    if left >= 16 { u16::MAX } else { (1 << left) - 1 }
-}
 
 /// Relative positions of keys `j..j + n`, times log2(e).
 ///
@@ -195,7 +179,7 @@ unsafe fn bias_row((rh, rw, kw): RelRow, j: usize, n: usize, to: &mut [f32; WHOL
         unsafe {
             let h = _mm512_set1_ps(*rh.add(y) * LOG2_E);
             for t in (0..len).step_by(16) {
-                let live = mask(len - t);
+                let live = mask((len - t).min(16));
                 let w = _mm512_maskz_loadu_ps(live, rw.add(x + t));
                 _mm512_mask_storeu_ps(to.as_mut_ptr().add(at + t), live, _mm512_fmadd_ps(w, unit, h));
             }

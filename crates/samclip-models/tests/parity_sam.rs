@@ -7,7 +7,7 @@ use common::{Fixture, RING_1, close, max_delta, values};
 use samclip_models::init::Init;
 use samclip_models::ops::{self, Interpolation};
 use samclip_models::sam::{
-    Block, ImageEncoder, MaskDecoderConfig, MaskOutput, PromptInput, Sam, SamConfig, Stem, VitDet, VitDetConfig,
+    Block, ImageEncoder, MaskDecoderConfig, MaskLogits, MaskOutput, PromptInput, Sam, SamConfig, Stem, VitDet, VitDetConfig,
     rel_pos_rows,
 };
 use samclip_models::state;
@@ -157,6 +157,37 @@ fn paired_prompts_equal_one_by_one() {
         let alone = sam.decode(embeddings.clone().slice([image..image + 1]), &[0], &one, MaskOutput::All);
         let want = together.low_res_logits.clone().slice([i..i + 1]);
         close(&format!("prompt {i} alone"), alone.low_res_logits, want, RING_1);
+    }
+}
+
+/// Prompts with a mask above the limit answer as without it; the others may be left out, and are here.
+#[test]
+fn a_limit_of_predicted_iou_leaves_out_whole_prompts_only() {
+    let fixture = Fixture::open("sam/sam_tiny");
+    let sam = sam(&fixture);
+    let embedding = fixture.get::<4>("encoder.neck").slice([0..1]);
+    let prompts = prompts(&fixture, true, false, false);
+    let all = sam.decode(embedding.clone(), &[0; 3], &prompts, MaskOutput::Multi);
+    let best: Vec<f32> = all.predicted_iou.clone().max_dim(1).into_data().try_into_vec().unwrap();
+    let mut sorted = best.clone();
+    sorted.sort_by(f32::total_cmp);
+    let some = sam.decode_above(embedding, &[0; 3], &prompts, MaskOutput::Multi, sorted[0]);
+    assert_eq!(some.predicted_iou.to_data(), all.predicted_iou.to_data());
+    for (i, &iou) in best.iter().enumerate() {
+        let map = |of: &MaskLogits| of.low_res_logits.clone().slice([i..i + 1]);
+        let want = if iou > sorted[0] { map(&all) } else { map(&all).zeros_like() };
+        assert_eq!(map(&some).into_data(), want.into_data(), "prompt {i}");
+    }
+}
+
+/// The kept position embedding of a model that trains is not handed to the model without gradients.
+#[test]
+fn the_kept_position_embedding_lives_with_its_model() {
+    use burn::module::Module;
+    let training = tiny().init(&mut Init::seeded(0, &samclip_models::Device::flex().autodiff())).prompt_encoder;
+    for _ in 0..2 {
+        assert!(ops::tracks_gradients(&training.dense_pe([4, 5])));
+        assert!(!ops::tracks_gradients(&training.valid().dense_pe([4, 5])));
     }
 }
 

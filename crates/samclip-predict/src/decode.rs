@@ -212,7 +212,11 @@ pub fn finish(low_res_logits: &[f32], predicted_iou: f32, transform: &ImageTrans
 /// Deviation: a map below both thresholds scores 0, where the reference divides 0 by 0.
 pub fn stability_score(logits: &[f32], threshold: f32, offset: f32) -> f32 {
     let count = |limit: f32| logits.iter().filter(|v| **v > limit).count();
-    let (intersection, union) = (count(threshold + offset), count(threshold - offset));
+    stability(count(threshold + offset), count(threshold - offset))
+}
+
+/// [`stability_score`] of the two counts.
+pub(crate) fn stability(intersection: usize, union: usize) -> f32 {
     if union == 0 { 0.0 } else { intersection as f32 / union as f32 }
 }
 

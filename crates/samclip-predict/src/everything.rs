@@ -9,7 +9,7 @@ use samclip_image::{Image, ImageTransform, PostprocessTaps, RegionMode, Tap, cro
 use samclip_kernels::{Axis, Resize};
 use samclip_models::sam::MaskOutput;
 
-use crate::decode::{EmbeddedImage, InputPrompt, MaskHead, decode_above};
+use crate::decode::{EmbeddedImage, InputPrompt, MaskHead, decode_above, stability};
 use crate::error::PredictError;
 use crate::roles::Timing;
 use crate::sam::SamLike;
@@ -265,8 +265,7 @@ struct Place<'a> {
 impl Place<'_> {
     fn finish(&self, candidate: &Candidate) -> Option<AutomaticMask> {
         let runs = self.resize.runs(&candidate.low_res_logits, self.options.stability_score_offset);
-        // `calculate_stability_score`; a map below both thresholds scores 0, as in `decode`.
-        let stability_score = if runs.around == 0 { 0.0 } else { runs.above as f32 / runs.around as f32 };
+        let stability_score = stability(runs.above, runs.around);
         let limit = self.options.stability_score_thresh;
         if limit > 0.0 && stability_score < limit {
             return None;

@@ -16,6 +16,7 @@ pub mod losses;
 pub mod native;
 pub mod objectives;
 pub mod optim;
+mod pace;
 pub mod parameters;
 pub mod photo_teacher;
 pub mod plot;

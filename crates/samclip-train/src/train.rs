@@ -11,8 +11,8 @@ use crate::objectives::{self, Natives, TaskSetup};
 use crate::optim;
 use crate::parameters::Parameters;
 use crate::recipe::Recipe;
-use crate::report::{Means, StepReport};
-use crate::run_log::RunLog;
+use crate::pace::Pace;
+use crate::report::StepReport;
 use crate::start::start;
 use crate::vocabulary::Vocabulary;
 use crate::{export, plot, precision};
@@ -162,37 +162,25 @@ impl Trainer {
     /// Trains to the end of the recipe, or until `stop` is set.
     pub fn run(&mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome, TrainError> {
         self.announce(observer)?;
-        let mut log = RunLog::open(&self.out, self.step)?;
-        let mut means = Means::default();
-        let mut saved = Instant::now();
+        let mut pace = Pace::open(&self.out, self.step)?;
         while self.step < self.recipe.last_step() && !stop.load(Ordering::Relaxed) {
             let begin = Instant::now();
-            means.add(self.train_step()?);
+            let report = self.train_step()?;
             let seconds = begin.elapsed().as_secs_f64();
-            means.seconds += seconds;
             self.seconds += seconds;
-            observer.step(self.step, self.recipe.last_step());
-            if self.step % self.recipe.log.every_steps == 0 || self.step == self.recipe.last_step() {
-                let line = means.line(self.step, self.recipe.last_step(), self.seconds);
-                log.write(&line)?;
-                observer.log(&line);
-                means = Means::default();
-            }
+            let at = (self.step, self.recipe.last_step(), self.seconds);
+            pace.step(report, seconds, at, self.recipe.log.every_steps, observer)?;
             let every = self.recipe.log.observe_every_steps;
             if every > 0 && self.step % every == 0 {
                 observer.evaluate(self.step, &self.models[0]);
             }
-            let minutes = saved.elapsed().as_secs_f32() / 60.0;
-            if self.step % self.recipe.checkpoint.every_steps == 0
-                || minutes >= self.recipe.checkpoint.every_minutes
-            {
+            if pace.checkpoint(self.step, &self.recipe.checkpoint) {
                 self.save()?;
-                plot::write_curve(&self.out, &self.recipe.name, log.lines())?;
-                saved = Instant::now();
+                plot::write_curve(&self.out, &self.recipe.name, pace.lines())?;
             }
         }
         self.save()?;
-        plot::write_curve(&self.out, &self.recipe.name, log.lines())?;
+        plot::write_curve(&self.out, &self.recipe.name, pace.lines())?;
         Ok(Outcome { step: self.step, complete: self.step >= self.recipe.last_step(), model_file: self.model_file() })
     }
 

@@ -289,3 +289,27 @@ fn packed_self_attention_matches_its_parts() {
         }
     });
 }
+
+/// The maximum rises far after many keys: what the earlier ones gave must shrink with it.
+#[test]
+fn late_keys_that_win_make_the_early_ones_small() {
+    every_tier(|isa| {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let c = case(1, 2, 70, 600, 64);
+            let mut x = inputs(&c);
+            x.q.fill(1.0);
+            for (i, row) in x.k.chunks_exact_mut(64).enumerate() {
+                row.fill(if i % 600 < 300 { 0.0 } else { 1.5 });
+            }
+            let s = &c.shape;
+            let (want, want_lse, _) = naive(&c, &x);
+            let dense = |n| RowStrides::head_major(s.heads, n, s.head_dim);
+            let (q, k, v) = ((&x.q[..], dense(70)), (&x.k[..], dense(600)), (&x.v[..], dense(600)));
+            let (mut out, mut lse) = (vec![0.0; x.q.len()], vec![0.0; 140]);
+            attention_forward(precision, s, q, k, v, None, (&mut out, dense(70)), &mut lse);
+            let t = if precision == Precision::Bf16 && isa == Isa::Amx { 1.5e-2 } else { 1e-5 };
+            close(&format!("{isa:?} {precision:?} out"), &out, &want, t);
+            close(&format!("{isa:?} {precision:?} lse"), &lse, &want_lse, t);
+        }
+    });
+}

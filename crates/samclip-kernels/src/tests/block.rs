@@ -37,6 +37,9 @@ fn cases() -> Vec<Case> {
         case(1, (1, 1), 32, 1, 14),
         case(1, (20, 13), 448, 7, 0),
         case(1, (3, 2), 40, 5, 0),
+        // Two of four heads make a whole panel.
+        case(1, (10, 10), 64, 4, 4),
+        case(2, (9, 7), 64, 4, 0),
         clip,
         text,
     ]

@@ -4,5 +4,6 @@ mod attention;
 mod block;
 mod elementwise;
 mod gemm;
+mod mask_runs;
 mod rows;
 mod two_way;

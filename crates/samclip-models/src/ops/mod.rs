@@ -35,6 +35,11 @@ fn on_kernels<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::F32 && flex(x.device().as_dispatch())
 }
 
+/// Whether the tensor lives on a backend that records gradients, wanted or not.
+pub fn tracks_gradients<const D: usize>(x: &Tensor<D>) -> bool {
+    matches!(x.device().as_dispatch(), DispatchDevice::Autodiff(_))
+}
+
 /// Weights of a block as tensors: (weight, bias) of each layer.
 pub struct BlockWeights {
     /// Before attention.

@@ -13,20 +13,14 @@ pub fn available<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::F32 && matches!(x.device().as_dispatch(), DispatchDevice::Flex(_))
 }
 
-/// Elements of a tensor on the CPU backend without gradients; none elsewhere.
-fn on_cpu<const D: usize>(x: Tensor<D>) -> Option<FlexTensor> {
-    if !available(&x) {
-        return None;
-    }
-    match x.into_dispatch().kind {
-        DispatchTensorKind::Flex(t) => Some(dense(t.float())),
-        #[allow(unreachable_patterns)]
-        _ => None,
-    }
-}
-
+/// Elements of a tensor that is [`available`].
 fn cpu<const D: usize>(x: Tensor<D>) -> FlexTensor {
-    on_cpu(x).expect("tokens live where their image does")
+    assert!(available(&x), "two-way decoder: a tensor elsewhere than on the CPU, or with gradients");
+    match x.into_dispatch().kind {
+        DispatchTensorKind::Flex(t) => dense(t.float()),
+        #[allow(unreachable_patterns)]
+        _ => unreachable!("the device is Flex"),
+    }
 }
 
 fn from_cpu<const D: usize>(data: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
@@ -47,10 +41,9 @@ pub struct ImageTokens {
 }
 
 impl ImageTokens {
-    /// None where there is no kernel (gradients wanted, or another backend): the caller then takes
-    /// the modules one by one, which is the twin.
-    pub fn of(image: Tensor<2>, pe: Tensor<2>) -> Option<Self> {
-        Some(Self { image: on_cpu(image)?, pe: on_cpu(pe)? })
+    /// Where they are [`available`]; elsewhere the caller takes the modules one by one, the twin.
+    pub fn new(image: Tensor<2>, pe: Tensor<2>) -> Self {
+        Self { image: cpu(image), pe: cpu(pe) }
     }
 
     /// The image side of `prompts` prompts.

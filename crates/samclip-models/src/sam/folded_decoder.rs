@@ -4,13 +4,14 @@
 //! `modeling/{transformer,mask_decoder}.py`), summed in another order. An attention between t
 //! tokens and N image tokens multiplies every image token by W_k, W_v, W_q or W_o; here those
 //! matrices multiply the t tokens instead (`q . W_k x = W_k^T q . x`), and the image side is
-//! [`ops::two_way`]. Deviation: rounding only. Parity: tests/parity_sam.rs.
+//! [`crate::ops::two_way`]. Deviation: rounding only. Parity: tests/parity_sam.rs.
 
 use burn::tensor::Tensor;
 
-use super::mask_decoder::MaskDecoder;
-use super::transformer::{DecoderAttention, TwoWayAttentionBlock};
+use super::mask_decoder::{MaskDecoder, OutputUpscaling};
+use super::transformer::{DecoderAttention, TwoWayAttentionBlock, TwoWayTransformer};
 use super::{MaskLogits, MaskOutput};
+use crate::layers::ConvTranspose2d;
 use crate::ops::two_way::{ImageSide, ImageTokens, MaskMaps, Update, Upscaling};
 
 /// Prompts whose image tokens are held at once.
@@ -19,7 +20,7 @@ const GROUP: usize = 16;
 impl MaskDecoder {
     /// `image` [C, h, w], `image_pe` [1, h, w, C], `sparse` [P, tokens, C], `dense` [P | 1, h | 1, w | 1, C];
     /// see [`MaskDecoder::forward`]. Prompts without a mask above `min_iou` get zeros for logits.
-    /// None where there are no kernels.
+    /// Panics where [`crate::ops::two_way::available`] says no.
     pub(super) fn forward_folded(
         &self,
         image: Tensor<3>,
@@ -27,29 +28,32 @@ impl MaskDecoder {
         (prompts, sparse): (usize, Option<Tensor<3>>),
         dense: Tensor<4>,
         (output, min_iou): (MaskOutput, f32),
-    ) -> Option<MaskLogits> {
+    ) -> MaskLogits {
         let [c, h, w] = image.dims();
-        let image = image.permute([1, 2, 0]).unsqueeze::<4>(); // [1, h, w, C]
+        let image = image.permute([1, 2, 0]).unsqueeze::<4>() + dense; // [P | 1, h, w, C]
         let pe = image_pe.reshape([h * w, c]);
         let tokens = self.tokens(prompts, sparse);
-        let upscaling = self.output_upscaling.packed(&image)?;
+        let upscaling = self.output_upscaling.packed();
         // One image for all prompts, unless masks are among them.
-        let images = dense.dims()[0];
+        let images = image.dims()[0];
+        let of = |i: usize| ImageTokens::new(image.clone().narrow(0, i, 1).reshape([h * w, c]), pe.clone());
         let group = if images == 1 { GROUP } else { 1 };
+        let mut seen = of(0);
         let mut maps = MaskMaps::new([prompts, output.tokens().len(), 4 * h, 4 * w]);
         let mut ious = Vec::new();
         for first in (0..prompts).step_by(group) {
-            let dense = if images == 1 { dense.clone() } else { dense.clone().narrow(0, first, 1) };
-            let image = ImageTokens::of((image.clone() + dense).reshape([h * w, c]), pe.clone())?;
+            if images > 1 && first > 0 {
+                seen = of(first);
+            }
             let tokens = tokens.clone().narrow(0, first, group.min(prompts - first));
-            let mut side = image.side(tokens.dims()[0]);
+            let mut side = seen.side(tokens.dims()[0]);
             let tokens = self.transformer.fold(&mut side, tokens);
             let (hyper, predicted_iou) = self.heads(tokens, output);
             let keep = any_above(&predicted_iou, min_iou);
             side.masks(&upscaling, hyper, &keep, first, &mut maps);
             ious.push(predicted_iou);
         }
-        Some(MaskLogits { low_res_logits: maps.finish(), predicted_iou: Tensor::cat(ious, 0) })
+        MaskLogits { low_res_logits: maps.finish(), predicted_iou: Tensor::cat(ious, 0) }
     }
 }
 
@@ -61,18 +65,16 @@ fn any_above(iou: &Tensor<2>, min_iou: f32) -> Vec<bool> {
     values.chunks(m).map(|iou| iou.iter().any(|v| !(*v <= min_iou))).collect()
 }
 
-impl super::mask_decoder::OutputUpscaling {
-    /// The weights as the kernel wants them, where `like` lives on the CPU without gradients.
-    fn packed(&self, like: &Tensor<4>) -> Option<Upscaling> {
-        crate::ops::two_way::available(like).then(|| {
-            let (weight, bias) = self._1.parts();
-            let part = |c: &crate::layers::ConvTranspose2d| (c.weight.val(), c.bias.val());
-            Upscaling::new(part(&self._0), (weight, bias, self._1.eps()), part(&self._3))
-        })
+impl OutputUpscaling {
+    /// The weights as the kernel wants them.
+    fn packed(&self) -> Upscaling {
+        let (weight, bias) = self._1.parts();
+        let part = |c: &ConvTranspose2d| (c.weight.val(), c.bias.val());
+        Upscaling::new(part(&self._0), (weight, bias, self._1.eps()), part(&self._3))
     }
 }
 
-impl super::transformer::TwoWayTransformer {
+impl TwoWayTransformer {
     /// Tokens [P, T, C] after all blocks and the last look; the image side is left updated.
     fn fold(&self, side: &mut ImageSide, tokens: Tensor<3>) -> Tensor<3> {
         let token_pe = tokens.clone();

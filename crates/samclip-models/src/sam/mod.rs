@@ -182,13 +182,13 @@ pub fn decode(
     let sparse = prompt_encoder.sparse(prompts, [h * 16, w * 16]);
     let dense = prompt_encoder.dense(prompts, [h, w]);
     let image_pe = prompt_encoder.dense_pe([h, w]);
-    if images == 1 && !image_index.is_empty() && ops::two_way::available(&image_embeddings) {
-        let image = image_embeddings.clone().reshape([c, h, w]);
-        let count = (image_index.len(), sparse.clone());
-        let asked = (output, min_iou);
-        if let Some(answer) = mask_decoder.forward_folded(image, image_pe.clone(), count, dense.clone(), asked) {
-            return answer;
-        }
+    let plain = ops::two_way::available(&image_embeddings)
+        && ops::two_way::available(&dense)
+        && ops::two_way::available(&image_pe)
+        && ops::two_way::available(&mask_decoder.iou_token.weight.val());
+    if plain && images == 1 && !image_index.is_empty() {
+        let image = image_embeddings.reshape([c, h, w]);
+        return mask_decoder.forward_folded(image, image_pe, (image_index.len(), sparse), dense, (output, min_iou));
     }
     let image_embeddings = pair(image_embeddings, image_index); // [P, C, h, w]
     mask_decoder.forward(image_embeddings, image_pe, sparse, dense, output)

@@ -127,13 +127,15 @@ impl PositionEmbeddingRandom {
         Self { positional_encoding_gaussian_matrix: matrix, cache: GridCache::default() }
     }
 
-    /// Centres of the cells of a grid (h, w): [1, h, w, C]. Sines of a million angles would be a
-    /// third of a click's time, so the last grid is kept.
+    /// Centres of the cells of a grid (h, w): [1, h, w, C]. A click would otherwise compute
+    /// the sines of a million angles again, so the last grid is kept.
     fn grid(&self, [h, w]: [usize; 2]) -> Tensor<4> {
         let matrix = self.positional_encoding_gaussian_matrix.val();
         let mut cache = self.cache.0.lock().unwrap_or_else(PoisonError::into_inner);
         let same = |(of, pe): &&(Tensor<2>, Tensor<4>)| {
-            pe.dims()[1..3] == [h, w] && of.device() == matrix.device() && of.to_data() == matrix.to_data()
+            // Devices are equal with and without gradients, tensors of the two do not mix.
+            let device = of.device() == matrix.device() && ops::tracks_gradients(of) == ops::tracks_gradients(&matrix);
+            pe.dims()[1..3] == [h, w] && device && of.to_data() == matrix.to_data()
         };
         if let Some((_, pe)) = cache.as_ref().filter(same) {
             return pe.clone();

@@ -11,8 +11,8 @@ use crate::inputs::{Observer, Outcome, RunOptions};
 use crate::objectives::Leaves;
 use crate::parameters::Parameters;
 use crate::recipe::{Checkpoint, Data, Log, Optimizer, Precision, Smoke, parse_error};
-use crate::report::{Means, StepReport};
-use crate::run_log::RunLog;
+use crate::pace::Pace;
+use crate::report::StepReport;
 use crate::{optim, precision};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -141,26 +141,16 @@ pub fn run_tower(
     std::fs::create_dir_all(&options.out).map_err(TrainError::io(&options.out))?;
     write_atomic(&options.out.join("recipe.toml"), text.as_bytes())?;
     let mut run = Run::new(recipe, &text, options)?;
-    let mut log = RunLog::open(&options.out, run.step)?;
-    let (mut means, mut saved) = (Means::default(), Instant::now());
+    let mut pace = Pace::open(&options.out, run.step)?;
     while run.step < run.recipe.steps && !stop.load(Ordering::Relaxed) {
         let begin = Instant::now();
-        means.add(run.train_step()?);
+        let report = run.train_step()?;
         let seconds = begin.elapsed().as_secs_f64();
-        means.seconds += seconds;
         run.seconds += seconds;
-        observer.step(run.step, run.recipe.steps);
-        if run.step % run.recipe.log.every_steps == 0 || run.step == run.recipe.steps {
-            let line = means.line(run.step, run.recipe.steps, run.seconds);
-            log.write(&line)?;
-            observer.log(&line);
-            means = Means::default();
-        }
-        let minutes = saved.elapsed().as_secs_f32() / 60.0;
-        let due = run.step % run.recipe.checkpoint.every_steps == 0 || minutes >= run.recipe.checkpoint.every_minutes;
-        if due || run.step == run.recipe.steps {
+        let at = (run.step, run.recipe.steps, run.seconds);
+        pace.step(report, seconds, at, run.recipe.log.every_steps, observer)?;
+        if pace.checkpoint(run.step, &run.recipe.checkpoint) {
             run.save(&text, options)?;
-            saved = Instant::now();
         }
     }
     run.save(&text, options)?;

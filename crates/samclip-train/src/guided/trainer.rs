@@ -17,8 +17,8 @@ use crate::objectives::Leaves;
 use crate::optim;
 use crate::parameters::Parameters;
 use crate::precision;
-use crate::report::{Means, StepReport};
-use crate::run_log::RunLog;
+use crate::pace::Pace;
+use crate::report::StepReport;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use samclip_models::clip_guided_sam::artefact::{self, About};
@@ -127,21 +127,14 @@ impl GuidedTrainer {
     /// Trains to the end of the recipe, until `stop` is set, or until the observer has seen enough.
     pub fn run(&mut self, observer: &mut dyn GuidedObserver, stop: &AtomicBool) -> Result<Outcome, TrainError> {
         self.announce(observer)?;
-        let mut log = RunLog::open(&self.out, self.step)?;
-        let (mut means, mut saved, mut judged) = (Means::default(), Instant::now(), false);
+        let (mut pace, mut judged) = (Pace::open(&self.out, self.step)?, false);
         while self.step < self.recipe.steps && !stop.load(Ordering::Relaxed) {
             let begin = Instant::now();
-            means.add(self.train_step()?);
+            let report = self.train_step()?;
             let seconds = begin.elapsed().as_secs_f64();
-            means.seconds += seconds;
             self.seconds += seconds;
-            observer.step(self.step, self.recipe.steps);
-            if self.step % self.recipe.log.every_steps == 0 || self.step == self.recipe.steps {
-                let line = means.line(self.step, self.recipe.steps, self.seconds);
-                log.write(&line)?;
-                observer.log(&line);
-                means = Means::default();
-            }
+            let at = (self.step, self.recipe.steps, self.seconds);
+            pace.step(report, seconds, at, self.recipe.log.every_steps, observer)?;
             match self.validate(observer)? {
                 Some(Verdict::Stop) => {
                     self.save()?;
@@ -149,11 +142,8 @@ impl GuidedTrainer {
                 }
                 verdict => judged |= verdict.is_some(),
             }
-            let checkpoint = &self.recipe.checkpoint;
-            let minutes = saved.elapsed().as_secs_f32() / 60.0;
-            if self.step % checkpoint.every_steps == 0 || minutes >= checkpoint.every_minutes {
+            if pace.checkpoint(self.step, &self.recipe.checkpoint) {
                 self.save()?;
-                saved = Instant::now();
             }
         }
         self.save()?;
