@@ -53,6 +53,7 @@ pub fn revision(recipe: &Path) -> Option<String> {
 
 /// Runs the verb.
 pub fn run(args: Args) -> Result<ExitCode> {
+    samclip_kernels::keep_freed();
     let stop = stop_on_signals()?;
     let options = RunOptions {
         data: args.data,
