@@ -14,12 +14,12 @@ let troubleTimer = 0, told = '';
 function showConnection() {
   const waits = waitingCount();
   const seconds = Math.max(0, Math.ceil((net.retryAt - Date.now()) / 1000));
-  const again = seconds ? `again in ${seconds} s` : 'trying …';
+  const again = seconds ? `${seconds} s` : 'trying …';
   const text = {
     connecting: 'Connecting …',
     online: current() && isEmbedding(current()) ? 'Reading photo …' : net.model || 'Connected',
-    offline: `Offline, ${again}`,
-    starting: `Starting, ${again}`,
+    offline: `Offline · ${again}`,
+    starting: `Starting · ${again}`,
     locked: 'Needs a key',
   }[net.phase];
   chip.dataset.phase = net.phase;

@@ -234,10 +234,10 @@ export function photoPoint(event) {
 
 function resize(entries) {
   const entry = entries[entries.length - 1];
-  view.ratio = window.devicePixelRatio || 1;
-  const exact = entry.devicePixelContentBoxSize?.[0];
-  view.width = exact ? exact.inlineSize : Math.round(entry.contentRect.width * view.ratio);
-  view.height = exact ? exact.blockSize : Math.round(entry.contentRect.height * view.ratio);
+  const exact = entry.devicePixelContentBoxSize?.[0], { width, height } = entry.contentRect;
+  view.width = exact ? exact.inlineSize : Math.round(width * devicePixelRatio);
+  view.height = exact ? exact.blockSize : Math.round(height * devicePixelRatio);
+  view.ratio = view.width / Math.max(width, 1) || 1;
   for (const canvas of canvases) Object.assign(canvas, { width: view.width, height: view.height });
   if (view.fitted) fit();
   Object.assign(dirty, { photo: true, masks: true, marks: true });
