@@ -2,6 +2,7 @@
 
 import { addPhotos, current, objects, removePhotos, select, state, waiting } from './store.js';
 import { emit, on } from './events.js';
+import { exported } from './export.js';
 import { waitingCount, warmUp } from './jobs.js';
 import { thumbnail } from './photo.js';
 
@@ -78,11 +79,11 @@ const sight = new IntersectionObserver((entries) => {
 function updateRow(photo) {
   const parts = rows.get(photo.id);
   if (!parts) return;
-  const waits = waiting(photo).length, count = objects(photo).length;
-  parts.note.textContent = waits ? 'waiting …' : count ? String(count) : '';
+  const waits = waiting(photo).length, count = exported(photo).length;
+  parts.count = count;
+  parts.note.textContent = waits ? 'waiting …' : objects(photo).length ? String(count || 'none') : '';
+  parts.note.title = count ? `${count} ${count === 1 ? 'object' : 'objects'}` : '';
   parts.note.classList.toggle('waiting', waits > 0);
-  const said = waits ? `, ${waits} waiting` : count ? `, ${count} objects` : '';
-  parts.button.setAttribute('aria-label', photo.name + said);
 }
 
 function renderList() {
@@ -134,7 +135,7 @@ function showProgress() {
 }
 
 function showSummary() {
-  const done = state.photos.filter((photo) => objects(photo).length).length;
+  const done = state.photos.filter((photo) => rows.get(photo.id)?.count).length;
   document.getElementById('progress-text').textContent = `${done} of ${state.photos.length} with objects`;
 }
 

@@ -28,8 +28,20 @@ function emptyDocument(id) {
   return { id, objects: [], active: null, hidden: new Set(), past: [], future: [], answers: new Map(), made: 0 };
 }
 
+let opened;
+/** What is added before the stored work is there waits for it. */
+const ready = new Promise((resolve) => { opened = resolve; });
+
 /** Reads everything back. False when this tab cannot save. */
 export async function restore() {
+  try {
+    return await readBack();
+  } finally {
+    opened();
+  }
+}
+
+async function readBack() {
   state.saving = await db.open();
   const stored = await db.load();
   state.photos = stored.photos.sort((a, b) => a.order - b.order).map((photo) => {
@@ -41,6 +53,7 @@ export async function restore() {
 
 /** Adds image files; `path` keeps the folder. Returns the photos. */
 export async function addPhotos(files) {
+  await ready;
   let order = state.photos.reduce((top, photo) => Math.max(top, photo.order + 1), 0);
   const added = [];
   for (const file of files) {
