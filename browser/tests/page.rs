@@ -313,6 +313,66 @@ async fn a_folder_of_photos() {
     page.close().await;
 }
 
+/// "Everything" to pick from, and the heat map of a name, are the server's own answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_to_pick_from_and_the_heat_map() {
+    if skip_without_browser() {
+        return;
+    }
+    let server = Server::start(&[]);
+    let page = Browser::open(&server.url(), DESK, true).await;
+    let coffee = photo("coffee.jpg");
+    page.drop_photos(std::slice::from_ref(&coffee)).await;
+    page.keys(&["a"]).await;
+    page.until("document.querySelector('#mode-bar input')").await;
+    page.hover([300, 200]).await;
+    page.until("(await import('/assets/modes.js')).mode.hover").await;
+    page.click([300, 200], Hand::Left).await;
+    page.until("document.querySelectorAll('.object').length === 1").await;
+    page.keys(&["Escape"]).await;
+    page.until("document.querySelector('#mode-bar').hidden").await;
+    let picked = coco_masks(&read(&page.download("coco", false).await)).remove(0).1;
+    let (photo, grid) = (text(&coffee), ["--points-per-side", "16", "--pred-iou-thresh", "0.1"]);
+    let arguments = [&["everything", &photo, "--json", "--stability-score-thresh", "0"], &grid[..]].concat();
+    let all = command_line(&arguments)["images"][0]["masks"].clone();
+    let known = all.as_array().expect("masks").iter().any(|mask| mask["segmentation"] == picked);
+    assert!(known, "the picked mask is one of the command line's");
+
+    page.js("document.querySelector('#text').value = 'cat'", vec![]).await;
+    page.keys(&["m"]).await;
+    page.until("document.querySelector('#mode-bar .ramp')").await;
+    let heat = page.js("(await import('/assets/modes.js')).mode.heat", vec![]).await;
+    let located = command_line(&["locate", &photo, "--text", "cat", "--json"]);
+    let similarity = located["images"][0]["locations"][0]["similarity"].as_array().expect("numbers").clone();
+    let highest = similarity.iter().filter_map(Value::as_f64).fold(f64::MIN, f64::max);
+    assert!((heat["high"].as_f64().expect("a number") - highest).abs() < 1e-6);
+    page.press("#mode-bar .primary").await;
+    page.until("document.querySelectorAll('.object').length === 2").await;
+    page.close().await;
+}
+
+/// What the mouse rests on is shown before the click, and the click gives just that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preview_under_the_pointer() {
+    if skip_without_browser() {
+        return;
+    }
+    let server = Server::start(&[]);
+    let page = Browser::open(&server.url(), DESK, true).await;
+    let cat = photo("cat.jpg");
+    page.drop_photos(std::slice::from_ref(&cat)).await;
+    page.until("(await import('/assets/store.js')).current().key").await;
+    page.hover([120, 60]).await;
+    page.until("(await import('/assets/view.js')).view.preview").await;
+    let shown = page.js("(await import('/assets/view.js')).view.preview.mask", vec![]).await;
+    assert_eq!(shown, segment(&cat, &["--point", "120,60"])[0]["segmentation"]);
+    assert_eq!(page.js("document.querySelectorAll('.object').length", vec![]).await, json!(0));
+    page.click([120, 60], Hand::Left).await;
+    page.settled().await;
+    assert_eq!(coco_masks(&read(&page.download("coco", false).await))[0].1, shown);
+    page.close().await;
+}
+
 /// Contrast of every visible text in both themes, nothing that moves, no sideways scrolling on a phone.
 #[tokio::test(flavor = "multi_thread")]
 async fn texts_are_readable_and_nothing_moves() {
@@ -399,5 +459,60 @@ async fn the_page_asks_for_the_key() {
     page.find("cat").await;
     page.settled().await;
     page.until("document.querySelector('.object .info').textContent.includes('%')").await;
+    page.close().await;
+}
+
+/// The pictures of docs/guides/page.md: `SAMCLIP_SCREENSHOTS=../docs/guides/img cargo test --release screenshots`.
+#[tokio::test(flavor = "multi_thread")]
+async fn screenshots() {
+    let Some(folder) = std::env::var_os("SAMCLIP_SCREENSHOTS").map(PathBuf::from) else {
+        println!("skipped: SAMCLIP_SCREENSHOTS names no folder");
+        return;
+    };
+    if skip_without_browser() {
+        return;
+    }
+    let mut server = Server::start(&[]);
+    let page = Browser::open(&server.url(), [1280, 800], true).await;
+    let shot = async |name: &str| {
+        page.js("document.activeElement.blur()", vec![]).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        page.screenshot(&folder.join(name)).await;
+    };
+    page.until("document.querySelector('#connection').dataset.phase === 'online'").await;
+    shot("start.jpg").await;
+    page.drop_photos(&["cat.jpg", "coffee.jpg", "rocket.jpg", "astronaut.jpg"].map(photo)).await;
+    page.press("#photo-list li:nth-child(2) button").await;
+    page.until("document.title.startsWith('cat')").await;
+    page.find("cat").await;
+    page.settled().await;
+    page.keys(&["n"]).await;
+    page.drag([130, 82], [212, 158]).await;
+    page.settled().await;
+    page.keys(&["F2"]).await;
+    page.client.active_element().await.expect("the name").send_keys("eye\n").await.expect("it takes text");
+    shot("objects.jpg").await;
+    page.keys(&["m"]).await;
+    page.until("document.querySelector('#mode-bar .ramp')").await;
+    shot("heat_map.jpg").await;
+    page.keys(&["Escape", "PageDown"]).await;
+    page.until("document.title.startsWith('coffee')").await;
+    page.scheme(false).await;
+    page.keys(&["a"]).await;
+    page.until("document.querySelector('#mode-bar input')").await;
+    page.hover([300, 200]).await;
+    shot("everything.jpg").await;
+    page.keys(&["Escape", "PageUp"]).await;
+    page.until("document.title.startsWith('cat')").await;
+    server.kill();
+    page.keys(&["n"]).await;
+    page.click([60, 60], Hand::Left).await;
+    page.until("document.querySelectorAll('.object .waiting').length === 1").await;
+    page.until("document.querySelector('#connection').dataset.phase === 'offline'").await;
+    shot("server_gone.jpg").await;
+    server.restart();
+    page.settled().await;
+    page.resize([390, 780]).await;
+    shot("phone.jpg").await;
     page.close().await;
 }

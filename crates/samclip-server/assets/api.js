@@ -86,13 +86,15 @@ async function exchange(path, { body, form, signal } = {}) {
 
 /** Asks until the server answers or refuses. */
 export async function request(path, options = {}) {
-  for (;;) {
+  for (let late = 0; ;) {
     await whenOnline(options.signal);
     try {
       return await exchange(path, options);
     } catch (error) {
       if (options.signal?.aborted) throw options.signal.reason;
       if (error instanceof TypeError) lost('offline');
+      else if (error.kind === 'deadline' && ++late < 3) await sleep(error.retryAfter * 1000, options.signal);
+      else if (error.kind === 'deadline') throw error;
       else if (error.status === 503) lost('starting');
       else if (error.status === 401) setPhase('locked');
       else if (error.status === 429) await sleep(error.retryAfter * 1000 * (0.75 + Math.random() / 2), options.signal);
@@ -180,13 +182,23 @@ export const isEmbedding = (photo) => embedding.has(photo.id);
 
 async function embed(photo, choose, tag) {
   const form = new FormData();
-  form.append('image', photo.blob, photo.name);
+  form.append('image', await readable(photo.blob), photo.name);
   form.append('request', JSON.stringify({ ...choose, image_name: photo.name }));
   const answer = await request('/v1/embed', { form });
   Object.assign(photo, { key: answer.key, keyTag: tag, width: answer.width, height: answer.height });
   savePhoto(photo);
   emit('net');
   return photo.key;
+}
+
+/** The file as it is; what only browsers read (GIF, AVIF) as PNG. */
+async function readable(blob) {
+  if (/^image\/(jpeg|png|webp|bmp)$/.test(blob.type) || !blob.type.startsWith('image/')) return blob;
+  const bitmap = await createImageBitmap(blob);
+  const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
+  canvas.getContext('2d').drawImage(bitmap, 0, 0);
+  bitmap.close();
+  return canvas.convertToBlob({ type: 'image/png' });
 }
 
 /** A request about a photo. A server that forgot the photo gets it again. */
