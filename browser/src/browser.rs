@@ -62,7 +62,8 @@ impl Browser {
             format!("--window-size={width},{height}"),
             format!("--user-data-dir={}", profile.path().display()),
         ];
-        let preferences = json!({ "download.default_directory": downloads.path(), "download.prompt_for_download": false });
+        let preferences =
+            json!({ "download.default_directory": downloads.path(), "download.prompt_for_download": false });
         let options = json!({ "args": arguments, "prefs": preferences, "binary": in_path("chromium") });
         let capabilities = json!({ "goog:chromeOptions": options, "browserName": "chrome" });
         let capabilities = capabilities.as_object().expect("an object").clone();
@@ -129,16 +130,22 @@ impl Browser {
 
     /// Waits until every object on the screen has its answer and its picture has been drawn.
     pub async fn settled(&self) {
-        self.until("document.querySelectorAll('.object').length > 0 && !document.querySelector('.object .waiting')").await;
+        self.until(
+            "document.querySelectorAll('.object').length > 0 && !document.querySelector('.object .waiting')",
+        )
+        .await;
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
 
     /// Drops files on the page, as a drag from a file manager does.
     pub async fn drop_photos(&self, photos: &[PathBuf]) {
-        let bytes = |path: &PathBuf| base64::engine::general_purpose::STANDARD.encode(std::fs::read(path).expect("a photo"));
+        let bytes = |path: &PathBuf| {
+            base64::engine::general_purpose::STANDARD.encode(std::fs::read(path).expect("a photo"))
+        };
         let name = |path: &PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
         let files: Vec<Value> = photos.iter().map(|path| json!([name(path), bytes(path)])).collect();
-        let before = self.js("document.querySelectorAll('.photo').length", vec![]).await.as_u64().unwrap_or(0);
+        let before =
+            self.js("document.querySelectorAll('.photo').length", vec![]).await.as_u64().unwrap_or(0);
         let script = "{
             const transfer = new DataTransfer();
             for (const [name, text] of args[0]) {
@@ -150,7 +157,11 @@ impl Browser {
             }
         }";
         self.js(script, vec![Value::Array(files)]).await;
-        self.until(&format!("document.querySelectorAll('.photo').length === {}", before as usize + photos.len())).await;
+        self.until(&format!(
+            "document.querySelectorAll('.photo').length === {}",
+            before as usize + photos.len()
+        ))
+        .await;
         self.until("(await import('/assets/view.js')).view.shown === (await import('/assets/store.js')).state.current").await;
     }
 
@@ -202,8 +213,10 @@ impl Browser {
     pub async fn drag(&self, from: [u32; 2], to: [u32; 2]) {
         let (first, last) = (self.move_to(from).await, self.move_to(to).await);
         let middle = self.move_to([(from[0] + to[0]) / 2, (from[1] + to[1]) / 2]).await;
-        let (down, up) =
-            (PointerAction::Down { button: MOUSE_BUTTON_LEFT }, PointerAction::Up { button: MOUSE_BUTTON_LEFT });
+        let (down, up) = (
+            PointerAction::Down { button: MOUSE_BUTTON_LEFT },
+            PointerAction::Up { button: MOUSE_BUTTON_LEFT },
+        );
         self.mouse(vec![first, down, middle, last, up]).await;
     }
 
@@ -216,7 +229,8 @@ impl Browser {
             };
             let downs = codes.iter().map(|&value| KeyAction::Down { value });
             let ups = codes.iter().rev().map(|&value| KeyAction::Up { value });
-            let all = downs.chain(ups).fold(KeyActions::new("keys".to_owned()), |keys, action| keys.then(action));
+            let all =
+                downs.chain(ups).fold(KeyActions::new("keys".to_owned()), |keys, action| keys.then(action));
             self.client.perform_actions(all).await.expect("the keyboard works");
         }
     }
@@ -254,7 +268,8 @@ impl Browser {
 
     /// Saves what the window shows as JPEG.
     pub async fn screenshot(&self, path: &Path) {
-        let answer = self.devtools("Page.captureScreenshot", json!({ "format": "jpeg", "quality": 82 })).await;
+        let answer =
+            self.devtools("Page.captureScreenshot", json!({ "format": "jpeg", "quality": 82 })).await;
         let data = answer["data"].as_str().expect("a picture");
         let bytes = base64::engine::general_purpose::STANDARD.decode(data).expect("base64");
         std::fs::write(path, bytes).expect("the picture can be written");

@@ -44,7 +44,8 @@ pub struct Server {
 impl Server {
     /// Starts on a free port.
     pub fn start(extra: &[&str]) -> Self {
-        let mut server = Self { child: None, extra: extra.iter().map(ToString::to_string).collect(), port: 0 };
+        let mut server =
+            Self { child: None, extra: extra.iter().map(ToString::to_string).collect(), port: 0 };
         server.launch();
         server
     }

@@ -27,9 +27,14 @@ fn segment(photo: &Path, prompt: &[&str]) -> Vec<Value> {
 /// Name and mask of every annotation of a COCO file.
 fn coco_masks(file: &Value) -> Vec<(String, Value)> {
     let categories = file["categories"].as_array().expect("categories");
-    let name = |id: &Value| categories.iter().find(|c| c["id"] == *id).map(|c| c["name"].as_str().unwrap_or("").to_owned());
+    let name = |id: &Value| {
+        categories.iter().find(|c| c["id"] == *id).map(|c| c["name"].as_str().unwrap_or("").to_owned())
+    };
     let annotations = file["annotations"].as_array().expect("annotations");
-    annotations.iter().map(|a| (name(&a["category_id"]).expect("a category"), a["segmentation"].clone())).collect()
+    annotations
+        .iter()
+        .map(|a| (name(&a["category_id"]).expect("a category"), a["segmentation"].clone()))
+        .collect()
 }
 
 /// The whole session of the issue: drop, type, click, box, undo, erase, switch, export; then reload.
@@ -62,13 +67,20 @@ async fn a_session_from_dropped_photo_to_coco_file() {
     let corners = corners.iter().map(f64::to_string).collect::<Vec<_>>().join(",");
     let expected = [
         ("dog", segment(&cat, &["--text", "dog"])[0]["segmentation"].clone()),
-        ("object", segment(&cat, &["--point", "120,60,1", "--point", "300,200,0"])[0]["segmentation"].clone()),
+        (
+            "object",
+            segment(&cat, &["--point", "120,60,1", "--point", "300,200,0"])[0]["segmentation"].clone(),
+        ),
         ("object", segment(&cat, &["--box", &corners])[0]["segmentation"].clone()),
     ];
     let whole = coco_masks(&read(&page.download("coco", false).await));
     assert_eq!(whole.len(), 3);
     for ((name, mask), (expected_name, expected_mask)) in whole.iter().zip(&expected) {
-        assert_eq!((name.as_str(), mask), (*expected_name, expected_mask), "the page's mask is the command line's");
+        assert_eq!(
+            (name.as_str(), mask),
+            (*expected_name, expected_mask),
+            "the page's mask is the command line's"
+        );
     }
 
     // One step back: the box is gone, its object is still there and empty, so the file leaves it out.
@@ -91,7 +103,11 @@ async fn a_session_from_dropped_photo_to_coco_file() {
 
     page.client.refresh().await.expect("the page loads again");
     page.settled().await;
-    assert_eq!(coco_masks(&read(&page.download("coco", false).await)), erased, "a reload restores everything");
+    assert_eq!(
+        coco_masks(&read(&page.download("coco", false).await)),
+        erased,
+        "a reload restores everything"
+    );
     page.js("document.querySelector('#stage').focus()", vec![]).await;
     page.keys(&["Control+z"]).await;
     assert_eq!(coco_masks(&read(&page.download("coco", false).await)), whole, "and the history");
@@ -117,7 +133,14 @@ async fn downloads_are_the_command_lines_files() {
     command_line(&arguments);
     let written = |name: &str| out.path().join(name);
 
-    let numbers = |value: &Value| value["points"].as_array().expect("points").iter().flat_map(|p| [p[0].as_f64(), p[1].as_f64()]).collect::<Vec<_>>();
+    let numbers = |value: &Value| {
+        value["points"]
+            .as_array()
+            .expect("points")
+            .iter()
+            .flat_map(|p| [p[0].as_f64(), p[1].as_f64()])
+            .collect::<Vec<_>>()
+    };
     let shapes = |file: &Value| -> Vec<_> {
         let list = file["shapes"].as_array().expect("shapes").iter();
         list.map(|s| (s["label"].clone(), s["group_id"].clone(), numbers(s))).collect()
@@ -128,13 +151,15 @@ async fn downloads_are_the_command_lines_files() {
         assert_eq!(ours[field], theirs[field], "{field}");
     }
 
-    let mut archive = zip::ZipArchive::new(std::fs::File::open(page.download("yolo", false).await).unwrap()).unwrap();
+    let mut archive =
+        zip::ZipArchive::new(std::fs::File::open(page.download("yolo", false).await).unwrap()).unwrap();
     for name in ["cat.txt", "classes.txt"] {
         let ours = std::io::read_to_string(archive.by_name(name).unwrap()).unwrap();
         assert_eq!(ours, std::fs::read_to_string(written(name)).unwrap(), "{name}");
     }
 
-    let mut archive = zip::ZipArchive::new(std::fs::File::open(page.download("png", false).await).unwrap()).unwrap();
+    let mut archive =
+        zip::ZipArchive::new(std::fs::File::open(page.download("png", false).await).unwrap()).unwrap();
     for name in ["cat_0.png", "cat_1.png"] {
         let mut ours = Vec::new();
         std::io::copy(&mut archive.by_name(name).unwrap(), &mut ours).unwrap();
@@ -164,7 +189,8 @@ fn round_scores(file: &mut Value) {
             annotation[key] = json!(annotation[key].as_f64().expect("a number") as f32);
         }
         annotation["area"] = json!(annotation["area"].as_f64());
-        annotation["bbox"] = annotation["bbox"].as_array().expect("a box").iter().map(|v| json!(v.as_f64())).collect();
+        annotation["bbox"] =
+            annotation["bbox"].as_array().expect("a box").iter().map(|v| json!(v.as_f64())).collect();
     }
 }
 
@@ -451,7 +477,10 @@ async fn the_page_asks_for_the_key() {
     page.until("document.querySelector('#key-dialog').open").await;
     let field = page.client.active_element().await.expect("the field has the focus");
     field.send_keys("wrong\n").await.expect("it takes text");
-    page.until("document.querySelector('#key-dialog').open && document.querySelector('#api-key').value === ''").await;
+    page.until(
+        "document.querySelector('#key-dialog').open && document.querySelector('#api-key').value === ''",
+    )
+    .await;
     let field = page.client.active_element().await.expect("the field has the focus");
     field.send_keys("open-sesame\n").await.expect("it takes text");
     page.until("document.querySelector('#connection').dataset.phase === 'online'").await;
