@@ -1,6 +1,7 @@
 //! Headless Chromium through its WebDriver, and what a user's hand does on the page.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -99,10 +100,8 @@ impl Browser {
     }
 
     /// Ends the session.
-    pub async fn close(mut self) {
+    pub async fn close(self) {
         let _ = self.client.clone().close().await;
-        let _ = self.driver.kill();
-        let _ = self.driver.wait();
     }
 
     /// The value of a JavaScript expression, which may await.
@@ -305,6 +304,7 @@ fn key(name: &str) -> char {
 fn start_driver() -> (Child, u16) {
     let mut child = Command::new("chromedriver")
         .arg("--port=0")
+        .process_group(0)
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
@@ -319,8 +319,10 @@ fn start_driver() -> (Child, u16) {
 }
 
 impl Drop for Browser {
+    /// A test that failed leaves no browser behind: it is in the driver's process group.
     fn drop(&mut self) {
-        let _ = self.driver.kill();
+        let group = format!("-{}", self.driver.id());
+        let _ = Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status();
         let _ = self.driver.wait();
     }
 }

@@ -491,6 +491,52 @@ async fn the_page_asks_for_the_key() {
     page.close().await;
 }
 
+/// Click to drawn mask, measured in the page: `SAMCLIP_LATENCY=1 cargo test --release latency -- --nocapture`.
+#[tokio::test(flavor = "multi_thread")]
+async fn latency() {
+    if std::env::var_os("SAMCLIP_LATENCY").is_none() {
+        println!("skipped: SAMCLIP_LATENCY is not set (it needs a quiet machine)");
+        return;
+    }
+    if skip_without_browser() {
+        return;
+    }
+    let server = Server::start(&[]);
+    let page = Browser::open(&server.url(), DESK, true).await;
+    page.press("#preview").await;
+    page.drop_photos(&[photo("cat.jpg")]).await;
+    page.until("(await import('/assets/store.js')).current().key").await;
+    page.js(STOPWATCH, vec![]).await;
+    for i in 0..60 {
+        page.keys(&["n"]).await;
+        page.click([60 + (i * 37) % 340, 40 + (i * 53) % 220], Hand::Left).await;
+        page.until(&format!("window.times.length === {}", i + 1)).await;
+        page.keys(&["Delete"]).await;
+    }
+    let times = page.js("window.times", vec![]).await;
+    let mut times: Vec<f64> = times.as_array().expect("times").iter().filter_map(Value::as_f64).collect();
+    times.sort_by(f64::total_cmp);
+    let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize];
+    println!("click to drawn mask, {} clicks: median {:.1} ms, p95 {:.1} ms", times.len(), at(0.5), at(0.95));
+    page.close().await;
+}
+
+/// Writes the milliseconds from a button going up to the frame that shows the new mask into `window.times`.
+const STOPWATCH: &str = "{
+    const { on } = await import('/assets/events.js');
+    const store = await import('/assets/store.js');
+    let start = 0;
+    window.times = [];
+    document.querySelector('#stage').addEventListener('pointerup', () => { start = performance.now(); }, true);
+    on('redraw', () => {
+        const photo = store.current();
+        if (!start || store.waiting(photo).length || !store.maskOf(photo, store.activeObject(photo))) return;
+        const began = start;
+        start = 0;
+        requestAnimationFrame(() => setTimeout(() => window.times.push(performance.now() - began)));
+    });
+}";
+
 /// The pictures of docs/guides/page.md: `SAMCLIP_SCREENSHOTS=../docs/guides/img cargo test --release screenshots`.
 #[tokio::test(flavor = "multi_thread")]
 async fn screenshots() {
