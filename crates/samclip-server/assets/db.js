@@ -29,10 +29,11 @@ export async function open() {
 function onlyWriter() {
   if (!navigator.locks) return Promise.resolve(true);
   return new Promise((resolve) => {
-    navigator.locks.request('samclip-page', { ifAvailable: true }, (lock) => {
-      resolve(lock !== null);
-      return lock && new Promise(() => {}); // held until the tab is closed
-    });
+    // A tab that is being reloaded gives its lock back within this time.
+    navigator.locks.request('samclip-page', { signal: AbortSignal.timeout(1500) }, () => {
+      resolve(true);
+      return new Promise(() => {}); // held until the tab is closed
+    }).catch(() => resolve(false));
   });
 }
 

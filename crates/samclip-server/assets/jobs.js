@@ -95,7 +95,8 @@ export function askPreview(photo, prompt, show) {
   const text = JSON.stringify(prompt);
   if (text === preview.text && photo === preview.photo) return show(preview.answer);
   preview.next = { photo, prompt, text, show };
-  if (!preview.abort) sendPreview();
+  if (preview.abort) preview.abort.abort(new DOMException('superseded', 'AbortError'));
+  else sendPreview();
 }
 
 export function stopPreview() {

@@ -173,7 +173,11 @@ function listenForDrops() {
     event.preventDefault();
     depth = 0;
     over(false);
-    await add(await dropped(event.dataTransfer));
+    try {
+      await add(await dropped(event.dataTransfer));
+    } catch (error) {
+      emit('trouble', `cannot read what was dropped: ${error.message}`);
+    }
   });
 }
 

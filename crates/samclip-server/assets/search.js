@@ -143,5 +143,5 @@ export function start() {
     const item = event.target.closest('li');
     if (item) accept(item.dataset.word);
   });
-  on('photos', () => { document.getElementById('find-all').disabled = state.photos.length < 2; });
+  on('photos', () => { document.getElementById('find-all').disabled = box.disabled || state.photos.length < 2; });
 }

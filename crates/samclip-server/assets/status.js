@@ -47,7 +47,6 @@ export function say(text) {
 function complain(text) {
   clearTimeout(troubleTimer);
   byId('trouble').textContent = text.charAt(0).toUpperCase() + text.slice(1);
-  byId('trouble').title = text;
   troubleTimer = setTimeout(() => { byId('trouble').textContent = ''; }, 12000);
 }
 
@@ -69,7 +68,15 @@ function showModels() {
   fill(byId('model'), byId('model-box'), models, net.model, models.length < 2);
   const adapters = net.models.find((model) => model.name === net.model)?.adapters || [];
   const choices = [['', 'no adapter'], ...adapters.map((name) => [name, name])];
+  showTexts(net.models.find((model) => model.name === net.model)?.texts !== false);
   fill(byId('adapter'), byId('adapter-box'), choices, settings.adapter, !adapters.length);
+}
+
+/** A model without texts finds nothing by name. */
+function showTexts(able) {
+  for (const id of ['text', 'find', 'heat']) byId(id).disabled = !able;
+  byId('find-all').disabled = !able || state.photos.length < 2;
+  byId('text').placeholder = able ? 'Find by name: dog, chair …' : 'This model knows no names';
 }
 
 function changeModel() {
@@ -103,6 +110,7 @@ export function start() {
     if (net.phase === 'online') showModels();
   });
   on('document photos', showConnection);
+  byId('trouble').addEventListener('click', () => { byId('trouble').textContent = ''; });
   on('view photos', showView);
   on('pointer', showPointer);
   on('status', say);
