@@ -1,6 +1,7 @@
 //! What every dataset gives: a name, a length, class names and samples by index.
 
 use crate::{DataError, captions, file_list, image_folder, mask_folder, sa1b, shapes, voc, webdataset};
+use crate::{ade20k, camouflaged, class_files, coco_panoptic, coco_stuff, karpathy, labelled, pascal_context};
 use samclip_image::{DecodeLimits, Image, LabelMap, Mask};
 use std::path::Path;
 
@@ -51,6 +52,20 @@ pub trait Dataset: Send + Sync {
     fn present(&self, index: usize) -> Result<Vec<usize>, DataError> {
         Ok(self.get(index)?.class_ids)
     }
+    /// The label map of sample `index`; data sets that can do so leave the photo alone.
+    ///
+    /// # Errors
+    /// As [`Dataset::get`].
+    fn labels(&self, index: usize) -> Result<Option<LabelMap>, DataError> {
+        Ok(self.get(index)?.labels)
+    }
+    /// The sentences about sample `index`; data sets that can do so leave the photo alone.
+    ///
+    /// # Errors
+    /// As [`Dataset::get`].
+    fn captions(&self, index: usize) -> Result<Vec<String>, DataError> {
+        Ok(self.get(index)?.captions)
+    }
     /// Class names; the index is the label value. Empty for class-less data.
     fn class_names(&self) -> &[String];
     /// The class that means "none of the others", if the dataset has one.
@@ -61,7 +76,10 @@ pub trait Dataset: Send + Sync {
 /// `voc`, `ccp`, `camvid`, `bsds_sa1b`, `imagenet_sample`, `flickr8k`; `sa1b` (the split is a
 /// folder of JSON files and photos), `file_list` (the split is a list of photos, its paths below
 /// `data`), `webdataset` (the split names tar shards: a pattern with `*`, `{0000..0099}`) and
-/// `shapes` (painted on the spot; the split is their number).
+/// `shapes` (painted on the spot; the split is their number); and the benchmarks in their published
+/// layouts: `imagenet`, `imagenetv2`, `places365`, `wds`, `flickr30k`, `coco_captions`, `voc_aug`, `context59`,
+/// `context60`, `ade20k`, `coco_stuff`, `coco_panoptic`, `coco_things` (instances painted, spec 8.1),
+/// `cod` (the split is the set's folder).
 ///
 /// # Errors
 /// An unknown name, or what the dataset's own `open` reports.
@@ -72,7 +90,7 @@ pub fn open(data: &Path, name: &str, split: &str) -> Result<Box<dyn Dataset>, Da
         "ccp" => Box::new(mask_folder::MaskFolder::ccp(&root, split)?),
         "camvid" => Box::new(mask_folder::MaskFolder::camvid(&root, split)?),
         "bsds_sa1b" => Box::new(sa1b::Sa1b::open(&root.join(split))?),
-        "imagenet_sample" => Box::new(image_folder::ImageFolder::open(&root.join(split))?),
+        "imagenet_sample" | "imagenet" => Box::new(image_folder::ImageFolder::open(&root.join(split))?),
         "flickr8k" => Box::new(captions::Captions::open(&root)?),
         "sa1b" => Box::new(sa1b::Sa1b::open(&data.join(split))?),
         "file_list" => {
@@ -81,13 +99,37 @@ pub fn open(data: &Path, name: &str, split: &str) -> Result<Box<dyn Dataset>, Da
         }
         "webdataset" => Box::new(webdataset::WebDataset::open(data, split)?),
         "shapes" => Box::new(shapes::Shapes::open(split)?),
-        _ => {
-            return Err(DataError::Config(format!(
-                "unknown dataset `{name}`, expected voc, ccp, camvid, bsds_sa1b, imagenet_sample, flickr8k, sa1b, \
-                 file_list, webdataset or shapes"
-            )));
+        "imagenetv2" => Box::new(class_files::imagenetv2(&root)?),
+        "places365" => Box::new(class_files::places365(&root, split)?),
+        "wds" => {
+            let (set, part) = split.rsplit_once('/').unwrap_or((split, "test"));
+            Box::new(class_files::wds(&data.join(set), part)?)
         }
+        "flickr30k" => Box::new(karpathy::open("flickr30k", &root, "dataset_flickr30k.json", "flickr30k-images", split)?),
+        "coco_captions" => Box::new(karpathy::open("coco_captions", &data.join("coco"), "dataset_coco.json", "val2014", split)?),
+        "voc_aug" => Box::new(voc::Voc::open_aug(&data.join("voc"), split)?),
+        "context59" | "context60" => Box::new(pascal_context::open(&data.join("VOC2010"), split, name == "context60")?),
+        "ade20k" => Box::new(ade20k::open(&data.join("ADEChallengeData2016"), split)?),
+        "coco_stuff" => Box::new(coco_stuff::open(&data.join("coco_stuff164k"), split)?),
+        "coco_panoptic" => Box::new(coco_panoptic::open(&data.join("coco"), split)?),
+        "coco_things" => {
+            let (root, file) = (data.join("coco"), format!("annotations/instances_{split}.json"));
+            Box::new(labelled::Coco::open_in(&root.join(file), Some(&root.join(split)))?)
+        }
+        "cod" => Box::new(camouflaged::open(&data.join("TestDataset"), split)?),
+        _ => return Err(DataError::Config(unknown(name))),
     })
+}
+
+/// The names that [`open`] knows.
+pub const NAMES: [&str; 24] = [
+    "voc", "ccp", "camvid", "bsds_sa1b", "imagenet_sample", "flickr8k", "sa1b", "file_list", "webdataset", "shapes",
+    "imagenet", "imagenetv2", "places365", "wds", "flickr30k", "coco_captions", "voc_aug", "context59", "context60",
+    "ade20k", "coco_stuff", "coco_panoptic", "coco_things", "cod",
+];
+
+fn unknown(name: &str) -> String {
+    format!("unknown dataset `{name}`, expected one of {}", NAMES.join(", "))
 }
 
 pub(crate) fn open_image(path: &Path) -> Result<Image, DataError> {

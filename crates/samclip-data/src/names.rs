@@ -46,7 +46,7 @@ pub fn name_map(dataset: &dyn Dataset, text: &Path) -> Result<Vec<Option<String>
 /// synsets; only the folders whose name is not already the table's with `_` for a space).
 pub fn table(dataset: &str) -> Option<&'static [Entry]> {
     match dataset {
-        "voc" => Some(VOC),
+        "voc" | "voc_aug" => Some(VOC),
         "ccp" => Some(CCP),
         "camvid" => Some(CAMVID),
         "imagenet_folders" => Some(IMAGENET_FOLDERS),

@@ -5,7 +5,7 @@
 
 use crate::dataset::{check_index, open_image, open_labels, present_classes};
 use crate::error::read_lines;
-use crate::{DataError, Dataset, Sample};
+use crate::{DataError, Dataset, IGNORE, Sample};
 use samclip_image::LabelMap;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +21,8 @@ pub struct Voc {
     root: PathBuf,
     ids: Vec<String>,
     classes: Vec<String>,
+    name: &'static str,
+    masks: &'static str,
 }
 
 impl Voc {
@@ -41,7 +43,15 @@ impl Voc {
                 format!("expected `background` as the first class, found `{}`", classes[0]),
             ));
         }
-        Ok(Self { root: root.to_owned(), ids, classes })
+        Ok(Self { root: root.to_owned(), ids, classes, name: "voc", masks: "SegmentationClass" })
+    }
+
+    /// The same with the masks of SBD beside VOC's, `SegmentationClassAug` (splits `train_aug`, `val`).
+    ///
+    /// # Errors
+    /// See [`Voc::open`].
+    pub fn open_aug(root: &Path, split: &str) -> Result<Self, DataError> {
+        Ok(Self { name: "voc_aug", masks: "SegmentationClassAug", ..Self::open(root, split)? })
     }
 }
 
@@ -50,11 +60,16 @@ impl Voc {
     pub(crate) fn photo(&self, index: usize) -> PathBuf {
         self.root.join("JPEGImages").join(format!("{}.jpg", self.ids[index]))
     }
+
+    /// Where its mask lies.
+    fn mask(&self, index: usize) -> PathBuf {
+        self.root.join(self.masks).join(format!("{}.png", self.ids[index]))
+    }
 }
 
 impl Dataset for Voc {
     fn name(&self) -> &str {
-        "voc"
+        self.name
     }
     fn len(&self) -> usize {
         self.ids.len()
@@ -63,15 +78,24 @@ impl Dataset for Voc {
         check_index(self, index)?;
         let id = self.ids[index].clone();
         let image = open_image(&self.photo(index))?;
-        let path = self.root.join("SegmentationClass").join(format!("{id}.png"));
+        let path = self.mask(index);
         let labels = open_labels(&path, &image, self.classes.len(), None)?;
         let class_ids = present_classes(&labels, self.background());
         Ok(Sample { id, image, labels: Some(labels), masks: Vec::new(), class_ids, captions: Vec::new() })
     }
     fn present(&self, index: usize) -> Result<Vec<usize>, DataError> {
         check_index(self, index)?;
-        let path = self.root.join("SegmentationClass").join(format!("{}.png", self.ids[index]));
-        Ok(present_classes(&LabelMap::open(&path)?, self.background()))
+        Ok(present_classes(&LabelMap::open(&self.mask(index))?, self.background()))
+    }
+    fn labels(&self, index: usize) -> Result<Option<LabelMap>, DataError> {
+        check_index(self, index)?;
+        let path = self.mask(index);
+        let labels = LabelMap::open(&path)?;
+        let beyond = labels.data.iter().find(|v| usize::from(**v) >= self.classes.len() && **v != IGNORE);
+        match beyond {
+            Some(v) => Err(DataError::format(&path, format!("expected label values below {} or 255, found {v}", self.classes.len()))),
+            None => Ok(Some(labels)),
+        }
     }
     fn id(&self, index: usize) -> Option<String> {
         self.ids.get(index).cloned()

@@ -32,6 +32,20 @@ pub enum EvalError {
         /// The model's message.
         message: String,
     },
+    /// A file of records that does not belong to the run, or cannot be written.
+    #[error("{message}: {}", path.display())]
+    Records {
+        /// What is wrong.
+        message: String,
+        /// The file.
+        path: PathBuf,
+    },
+    /// Another system's prediction cannot be read; the message ends with its path.
+    #[error("{message}")]
+    Prediction {
+        /// What is wrong.
+        message: String,
+    },
     /// Prediction and truth do not fit together, or a protocol asks for what the dataset lacks.
     #[error("{0}")]
     Mismatch(String),
@@ -43,6 +57,8 @@ impl EvalError {
         match self {
             Self::Io { .. } => Some("protocols are TOML files under protocols/".into()),
             Self::Data(error) => error.hint(),
+            Self::Records { .. } => Some("a run continues only with the same protocol, model, weights and limit".into()),
+            Self::Prediction { .. } => Some("predictions are named by the photo's id: ID.png, CLASS/ID.png".into()),
             _ => None,
         }
     }

@@ -108,11 +108,7 @@ impl Protocol {
     /// # Errors
     /// See [`Protocol::open`].
     pub fn parse(text: &str) -> Result<Self, String> {
-        let protocol: Self = toml::from_str(text).map_err(|e| {
-            let line = e.span().map(|s| text[..s.start].matches('\n').count() + 1);
-            let at = line.map_or(String::new(), |l| format!("line {l}: "));
-            format!("{at}{}", e.message())
-        })?;
+        let protocol: Self = parse_toml(text)?;
         if !(0.0..1.0).contains(&protocol.objects.min_fraction) {
             return Err(format!("`objects.min_fraction` must lie in [0, 1), found {}", protocol.objects.min_fraction));
         }
@@ -127,6 +123,23 @@ impl Protocol {
         }
         Ok(protocol)
     }
+}
+
+/// Typed TOML; the error names the line and, for a key that does not exist, the nearest one that does.
+pub(crate) fn parse_toml<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+    toml::from_str(text).map_err(|e| {
+        let line = e.span().map(|s| text[..s.start].matches('\n').count() + 1);
+        let at = line.map_or(String::new(), |l| format!("line {l}: "));
+        format!("{at}{}{}", e.message(), nearest_key(e.message()))
+    })
+}
+
+/// ", did you mean `x`?" for serde's "unknown field `y`, expected one of `x`, `z`".
+fn nearest_key(message: &str) -> String {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let wrong = quoted.next().filter(|_| message.starts_with("unknown"));
+    let best = wrong.and_then(|wrong| quoted.map(|key| (strsim::damerau_levenshtein(wrong, key), key)).min());
+    best.filter(|(far, _)| *far <= 3).map_or(String::new(), |(_, key)| format!(", did you mean `{key}`?"))
 }
 
 #[cfg(test)]

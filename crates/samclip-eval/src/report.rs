@@ -85,6 +85,9 @@ pub struct Report {
     pub baselines: Baselines,
     /// The protocol's floors; empty in a limited run.
     pub floors: Vec<FloorResult>,
+    /// Photos whose truth cannot be read: they are in no figure.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<String>,
     /// Median milliseconds of preprocessing and encoder per photo.
     pub encode_ms_median: Option<f64>,
     /// Median milliseconds for all boxes and clicks of a photo after the encoder.
@@ -114,6 +117,9 @@ impl Report {
         let _ = writeln!(out, "{}: {} photos{part}, {} objects\n", self.dataset, self.photos, self.objects);
         self.write_headlines(&mut out);
         self.write_classes(&mut out);
+        for failure in &self.failures {
+            let _ = writeln!(out, "\nNot scored: {failure}");
+        }
         if let (Some(encode), Some(decode)) = (self.encode_ms_median, self.decode_ms_median) {
             let _ = writeln!(out, "\nMedian time per photo: encode {encode:.0} ms, all boxes and clicks {decode:.0} ms");
         }

@@ -2,11 +2,11 @@
 
 use crate::EvalError;
 use crate::boxes::{Boxes, united};
-use crate::baselines::{DISK_FACTORS, disks, fill_box};
-use crate::metrics::{Overlap, mean, top1_is_present};
+use crate::metrics::{Overlap, top1_is_present};
 use crate::protocol::{Ask, Objects, Protocol, TextMode};
-use crate::report::{Baselines, ClassFigure, Figure, FloorResult, Report};
-use samclip_data::prompts::{distance_maximum, distance_peak, tight_box};
+use crate::report::Report;
+use crate::tally::{Tally, add};
+use samclip_data::prompts::{distance_maximum, tight_box};
 use samclip_data::{Dataset, IGNORE, Object, Sample, components};
 use samclip_image::{LabelMap, Mask};
 use samclip_predict::roles::Timing;
@@ -38,42 +38,68 @@ pub fn evaluate(
     limit: Option<usize>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Report, EvalError> {
+    check(protocol, dataset, names)?;
+    let photos = limit.unwrap_or(usize::MAX).min(dataset.len());
+    let mut tally = Tally::new(dataset.class_names().len());
+    for index in 0..photos {
+        tally.merge(&measure_photo(protocol, dataset, names, subject, index)?);
+        progress(index + 1, photos);
+    }
+    let asked = subject.classifier.is_some() || subject.boxes.is_some();
+    Ok(tally.report(protocol, dataset, (&subject.name, asked), photos))
+}
+
+/// Checks a protocol against its dataset.
+///
+/// # Errors
+/// Names that do not fit the classes, a class of the headline that the dataset lacks.
+pub fn check(protocol: &Protocol, dataset: &dyn Dataset, names: &[Option<String>]) -> Result<(), EvalError> {
     let classes = dataset.class_names();
     if names.len() != classes.len() {
         let message = format!("expected a name for each of {} classes, found {}", classes.len(), names.len());
         return Err(EvalError::Mismatch(message));
     }
-    if let Some(class) = protocol.text.mean_over.iter().find(|c| !classes.contains(c)) {
-        return Err(EvalError::Mismatch(format!("`text.mean_over` names `{class}`, which {} lacks", dataset.name())));
+    match protocol.text.mean_over.iter().find(|c| !classes.contains(c)) {
+        Some(class) => Err(EvalError::Mismatch(format!("`text.mean_over` names `{class}`, which {} lacks", dataset.name()))),
+        None => Ok(()),
     }
-    let photos = limit.unwrap_or(usize::MAX).min(dataset.len());
-    let mut tally = Tally::new(classes.len());
-    for index in 0..photos {
-        let photo = Photo::new(dataset.get(index)?, dataset, protocol)?;
-        tally.baselines(&photo);
-        if let Some(segmenter) = subject.segmenter {
-            match subject.boxes {
-                Some(boxes) => segment_boxes(&photo, segmenter, names, boxes, &mut tally)?,
-                None => {
-                    let texts = if subject.classifier.is_some() { names } else { &[] };
-                    segment(&photo, segmenter, texts, protocol, &mut tally)?;
-                }
+}
+
+/// The figures of one photo.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn measure_photo(
+    protocol: &Protocol,
+    dataset: &dyn Dataset,
+    names: &[Option<String>],
+    subject: &Subject<'_>,
+    index: usize,
+) -> Result<Tally, EvalError> {
+    let mut tally = Tally::new(dataset.class_names().len());
+    let photo = Photo::new(dataset.get(index)?, dataset, protocol)?;
+    tally.baselines(&photo);
+    if let Some(segmenter) = subject.segmenter {
+        match subject.boxes {
+            Some(boxes) => segment_boxes(&photo, segmenter, names, boxes, &mut tally)?,
+            None => {
+                let texts = if subject.classifier.is_some() { names } else { &[] };
+                segment(&photo, segmenter, texts, protocol, &mut tally)?;
             }
         }
-        if let Some(classifier) = subject.classifier {
-            classify(&photo, classifier, names, &mut tally)?;
-        }
-        progress(index + 1, photos);
     }
-    Ok(tally.report(protocol, dataset, subject, photos))
+    if let Some(classifier) = subject.classifier {
+        classify(&photo, classifier, names, &mut tally)?;
+    }
+    Ok(tally)
 }
 
 /// A photo with its truth.
-struct Photo {
-    sample: Sample,
-    labels: LabelMap,
-    void: Vec<bool>,
-    objects: Vec<Object>,
+pub(crate) struct Photo {
+    pub(crate) sample: Sample,
+    pub(crate) labels: LabelMap,
+    pub(crate) void: Vec<bool>,
+    pub(crate) objects: Vec<Object>,
 }
 
 impl Photo {
@@ -88,7 +114,7 @@ impl Photo {
         Ok(Self { sample, labels, void, objects })
     }
 
-    fn class_mask(&self, class: usize) -> Mask {
+    pub(crate) fn class_mask(&self, class: usize) -> Mask {
         let data = self.labels.data.iter().map(|&v| usize::from(v) == class).collect();
         Mask { width: self.labels.width, height: self.labels.height, data }
     }
@@ -119,22 +145,6 @@ impl Photo {
     fn failed(&self, message: impl ToString) -> EvalError {
         EvalError::Model { photo: self.sample.id.clone(), message: message.to_string() }
     }
-}
-
-/// (class, IoU) of every object, and overlaps by class of the names.
-struct Tally {
-    r#box: Vec<(usize, f64)>,
-    click: Vec<(usize, f64)>,
-    fill: Vec<f64>,
-    /// Sum of the IoU for every factor.
-    disk: [f64; DISK_FACTORS.len()],
-    text: Vec<Option<(Overlap, usize)>>,
-    whole: Vec<Option<(Overlap, usize)>>,
-    /// Photos with the class, and how many of them were answered with a class that is present.
-    present: Vec<(usize, usize)>,
-    classified: Vec<bool>,
-    encode: Vec<f64>,
-    decode: Vec<f64>,
 }
 
 fn segment(
@@ -242,134 +252,4 @@ fn classify(
         tally.present[class].1 += usize::from(hit);
     }
     Ok(())
-}
-
-fn add(sum: &mut Option<(Overlap, usize)>, overlap: Overlap) {
-    let (total, photos) = sum.get_or_insert_default();
-    *total += overlap;
-    *photos += 1;
-}
-
-impl Tally {
-    fn new(classes: usize) -> Self {
-        Self {
-            r#box: Vec::new(),
-            click: Vec::new(),
-            fill: Vec::new(),
-            disk: [0.0; DISK_FACTORS.len()],
-            text: vec![None; classes],
-            whole: vec![None; classes],
-            present: vec![(0, 0); classes],
-            classified: Vec::new(),
-            encode: Vec::new(),
-            decode: Vec::new(),
-        }
-    }
-
-    fn baselines(&mut self, photo: &Photo) {
-        let (width, height) = (photo.labels.width, photo.labels.height);
-        for (_, truth) in &photo.objects {
-            let (Some(bbox), Some((click, distance))) = (tight_box(truth), distance_peak(truth)) else { continue };
-            let filled = Overlap::of(&fill_box(width, height, bbox), truth, &photo.void);
-            self.fill.push(filled.iou().unwrap_or(0.0));
-            for (sum, disk) in self.disk.iter_mut().zip(disks(truth, &photo.void, click, distance)) {
-                *sum += disk.iou().unwrap_or(0.0);
-            }
-        }
-        let whole = Mask { width, height, data: vec![true; width * height] };
-        for &class in &photo.sample.class_ids {
-            self.present[class].0 += 1;
-            add(&mut self.whole[class], Overlap::of(&whole, &photo.class_mask(class), &photo.void));
-        }
-    }
-
-    fn report(&self, protocol: &Protocol, dataset: &dyn Dataset, subject: &Subject<'_>, photos: usize) -> Report {
-        let classes = dataset.class_names();
-        let over = &protocol.text.mean_over;
-        let asked = subject.classifier.is_some() || subject.boxes.is_some();
-        let text = text_figure(&self.text, classes, over).filter(|_| asked);
-        let mut report = Report {
-            protocol: protocol.name.clone(),
-            title: protocol.title.clone(),
-            model: subject.name.clone(),
-            dataset: format!("{} {}", protocol.dataset, protocol.split),
-            photos,
-            photos_in_split: dataset.len(),
-            objects: self.fill.len(),
-            r#box: object_figure(&self.r#box, classes),
-            click: object_figure(&self.click, classes),
-            text_mean_all: text.as_ref().and_then(|t| mean(t.per_class.iter().map(|c| c.value))),
-            text,
-            text_mean_over: over.clone(),
-            classify: self.classify_figure(classes),
-            baselines: Baselines {
-                fill_box: mean(self.fill.iter().copied()).unwrap_or(0.0),
-                best_disk: self.disk.iter().copied().fold(0.0, f64::max) / self.fill.len().max(1) as f64,
-                whole_photo: text_figure(&self.whole, classes, over).map_or(0.0, |f| f.value),
-                most_frequent_class: self.present.iter().map(|p| p.0).max().unwrap_or(0) as f64 / photos.max(1) as f64,
-            },
-            floors: Vec::new(),
-            encode_ms_median: median(&self.encode),
-            decode_ms_median: median(&self.decode),
-        };
-        if photos == dataset.len() {
-            report.floors = floors(protocol, &report);
-        }
-        report
-    }
-
-    fn classify_figure(&self, classes: &[String]) -> Option<Figure> {
-        let value = mean(self.classified.iter().map(|&hit| f64::from(u8::from(hit))))?;
-        let by_class = self.present.iter().zip(classes).filter(|((photos, _), _)| *photos > 0);
-        let per_class = by_class
-            .map(|(&(count, hits), class)| ClassFigure { class: class.clone(), count, value: hits as f64 / count as f64 })
-            .collect();
-        Some(Figure { value, count: self.classified.len(), per_class })
-    }
-}
-
-fn object_figure(scores: &[(usize, f64)], classes: &[String]) -> Option<Figure> {
-    let value = mean(scores.iter().map(|s| s.1))?;
-    let mut per_class = Vec::new();
-    for (class, name) in classes.iter().enumerate() {
-        let own: Vec<f64> = scores.iter().filter(|s| s.0 == class).map(|s| s.1).collect();
-        if let Some(value) = mean(own.iter().copied()) {
-            per_class.push(ClassFigure { class: name.clone(), count: own.len(), value });
-        }
-    }
-    Some(Figure { value, count: scores.len(), per_class })
-}
-
-fn text_figure(sums: &[Option<(Overlap, usize)>], classes: &[String], over: &[String]) -> Option<Figure> {
-    let mut per_class = Vec::new();
-    for (sum, class) in sums.iter().zip(classes) {
-        if let Some((overlap, count)) = sum
-            && let Some(value) = overlap.iou()
-        {
-            per_class.push(ClassFigure { class: class.clone(), count: *count, value });
-        }
-    }
-    let headline = || per_class.iter().filter(|c| over.contains(&c.class));
-    let value = mean(headline().map(|c| c.value))?;
-    Some(Figure { value, count: headline().map(|c| c.count).sum(), per_class })
-}
-
-fn floors(protocol: &Protocol, report: &Report) -> Vec<FloorResult> {
-    let wanted = protocol.floors;
-    let rows = [
-        ("box", wanted.r#box, &report.r#box),
-        ("click", wanted.click, &report.click),
-        ("text", wanted.text, &report.text),
-        ("classify", wanted.classify, &report.classify),
-    ];
-    let result = |(figure, floor, measured): (&str, Option<f64>, &Option<Figure>)| {
-        let value = measured.as_ref().map(|f| f.value);
-        let floor = floor?;
-        Some(FloorResult { figure: figure.into(), floor, value, reached: value.is_some_and(|v| v >= floor) })
-    };
-    rows.into_iter().filter_map(result).collect()
-}
-
-fn median(values: &[f64]) -> Option<f64> {
-    (!values.is_empty()).then(|| samclip_predict::bench::median(values))
 }

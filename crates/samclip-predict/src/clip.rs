@@ -3,6 +3,8 @@
 //! Paper: CLIP (arXiv 2103.00020), CLIP Surgery (arXiv 2304.05653). Reference: open_clip's zero-shot evaluation;
 //! CLIP_Surgery/demo.py.
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::time::Instant;
 
 use samclip_image::{Filter, Image, ImageTransform, Normalization, prepare_clip, prepare_squash};
@@ -37,12 +39,18 @@ pub struct ClipPredictor {
     /// The name that users type.
     pub name: String,
     pub(crate) device: Device,
+    /// Vectors of names that were asked before: 80 prompts a name are more work than a photo.
+    pub(crate) known: Mutex<BTreeMap<String, Vec<f32>>>,
 }
 
 impl ClipPredictor {
     fn texts(&self, names: &[String]) -> Result<Vec<Vec<f32>>, PredictError> {
-        let vectors = TextEncoder::encode(&self.clip.text, names)?;
-        if vectors.is_empty() { Err(crate::prompt::PromptError::Nothing.into()) } else { Ok(vectors) }
+        let mut known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let unknown: Vec<String> = names.iter().filter(|name| !known.contains_key(*name)).cloned().collect();
+        let vectors = TextEncoder::encode(&self.clip.text, &unknown)?;
+        known.extend(unknown.into_iter().zip(vectors));
+        let found: Option<Vec<Vec<f32>>> = names.iter().map(|name| known.get(name).cloned()).collect();
+        found.filter(|vectors| !vectors.is_empty()).ok_or_else(|| crate::prompt::PromptError::Nothing.into())
     }
 
     /// Unit vectors of the patches after CLIP Surgery [1, 1 + N, E], the class token first.

@@ -23,6 +23,7 @@ mod clip;
 pub mod compose;
 mod contrast;
 pub mod decode;
+pub mod embed;
 mod error;
 pub mod everything;
 pub mod guided;

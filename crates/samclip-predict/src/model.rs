@@ -12,6 +12,7 @@ use samclip_weights::StateDict;
 
 use crate::cache::{EmbeddingCache, EmbeddingStore, bytes_hash, file_hash};
 use crate::clip::ClipPredictor;
+use crate::embed::Embedder;
 use crate::error::PredictError;
 use crate::guided::GuidedPredictor;
 use crate::precision::Precision;
@@ -236,6 +237,22 @@ impl Model {
         }
     }
 
+    /// The role of embedding photos and sentences.
+    ///
+    /// # Errors
+    /// A model without a text side.
+    pub fn embedder(&self) -> Result<&dyn Embedder, PredictError> {
+        match &self.kind {
+            Kind::Clip(model) => Ok(model.as_ref()),
+            Kind::SamClip(model) => Ok(model.as_ref()),
+            Kind::Guided(model) => match &model.base {
+                Some(base) => base.embedder(),
+                None => self.unable("embed sentences", NAMERS),
+            },
+            Kind::Sam(_) => self.unable("embed sentences", NAMERS),
+        }
+    }
+
     /// Classifies at this side instead of the variant's; only SAM-CLIP takes several.
     ///
     /// # Errors
@@ -318,7 +335,7 @@ fn build(
             let config = clip_config(variant);
             let clip = state::load(config.init(&mut init), &state)?;
             let (side, patch) = (config.vision.image_size, config.vision.patch_size);
-            Kind::Clip(Box::new(ClipPredictor { clip, side, patch, name, device }))
+            Kind::Clip(Box::new(ClipPredictor { clip, side, patch, name, device, known: Default::default() }))
         }
         Variant::SamClipVitB | Variant::SamClipNano => {
             let config = sam_clip_config(variant, &state)?;

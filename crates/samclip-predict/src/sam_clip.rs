@@ -12,6 +12,7 @@ use samclip_models::{Device, Tensor};
 use crate::cache::EmbeddingCache;
 use crate::compose::{TokenMap, argmax_map};
 use crate::decode::{EmbeddedImage, FinishedMask, InputPrompt, MaskHead, POINTS_PER_BATCH, decode, finish};
+use crate::embed::Embedder;
 use crate::error::PredictError;
 use crate::heat::heat_map;
 use crate::prompt::Prompt;
@@ -324,6 +325,16 @@ impl ZeroShotClassifier for SamClipPredictor {
         probabilities.iter_mut().for_each(|p| *p *= self.settings.logit_scale);
         softmax(&mut probabilities);
         Ok(Classification { probabilities, timing: Timing { encode, decode: milliseconds(start) } })
+    }
+}
+
+impl Embedder for SamClipPredictor {
+    fn embed_image(&self, image: &Image) -> Result<Vec<f32>, PredictError> {
+        Ok(self.encode(image, self.settings.classify, Needs { sam: false, clip: true })?.pooled)
+    }
+
+    fn embed_texts(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, PredictError> {
+        self.table()?.encode(texts)
     }
 }
 

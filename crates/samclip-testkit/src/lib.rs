@@ -1,1 +1,3 @@
 //! Fixtures, tolerances and tiny configurations for tests.
+
+pub mod miniature;

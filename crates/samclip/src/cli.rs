@@ -49,8 +49,10 @@ pub enum Command {
     Adapter(cmd::adapter::Args),
     /// Check labelled photos before training on them
     Data(cmd::data::Args),
-    /// Measure a model with a protocol
-    Eval(cmd::eval::Args),
+    /// Measure a model, or another system's answers, with protocols
+    Eval(Box<cmd::eval::Args>),
+    /// Make the results page from run files
+    Report(cmd::report::Args),
     /// Time a part of the work on this machine
     Bench(cmd::bench::Args),
     /// Serve masks over HTTP: the page, JSON, and what labelling tools speak
@@ -79,7 +81,8 @@ impl Command {
             Self::Adapt(args) => cmd::adapt::run(args),
             Self::Adapter(args) => cmd::adapter::run(args),
             Self::Data(args) => cmd::data::run(args),
-            Self::Eval(args) => cmd::eval::run(args),
+            Self::Eval(args) => cmd::eval::run(*args),
+            Self::Report(args) => cmd::report::run(args),
             Self::Bench(args) => cmd::bench::run(args),
             Self::Serve(args) => cmd::serve::run(*args, verbose),
             Self::Version(args) => cmd::version::run(args),

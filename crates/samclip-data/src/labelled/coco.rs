@@ -92,6 +92,14 @@ impl Coco {
     /// # Errors
     /// A file that is not COCO's, no images, more than 254 categories.
     pub fn open(path: &Path) -> Result<Self, DataError> {
+        Self::open_in(path, None)
+    }
+
+    /// The same with the folder of the photos.
+    ///
+    /// # Errors
+    /// See [`Coco::open`].
+    pub fn open_in(path: &Path, folder: Option<&Path>) -> Result<Self, DataError> {
         let text = read_text(path)?;
         let mut file: File = serde_json::from_str(&text).map_err(|e| DataError::format(path, format!("COCO: {e}")))?;
         if file.images.is_empty() {
@@ -107,7 +115,7 @@ impl Coco {
                 of_image[image].push(i);
             }
         }
-        let folder = photo_folder(path, &file.images[0].file_name);
+        let folder = folder.map_or_else(|| photo_folder(path, &file.images[0].file_name), Path::to_owned);
         let File { images, annotations, .. } = file;
         Ok(Self { file: path.to_owned(), images, annotations, of_image, classes, values, folder })
     }

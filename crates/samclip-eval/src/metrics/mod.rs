@@ -3,10 +3,18 @@
 //! Void pixels (label 255) count neither as intersection nor as union; sums are integers, so
 //! the order of the photos cannot change a result.
 
+pub mod boundary;
+pub mod camouflage;
+pub mod class_iou;
+pub mod detection;
+pub mod nearest;
+pub mod ranking;
+pub mod semantic;
+
 use samclip_image::Mask;
 
 /// Pixels in the intersection and in the union of prediction and truth.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Overlap {
     /// Pixels in both.
     pub intersection: u64,

@@ -1,0 +1,87 @@
+//! A run's folder: `protocol.toml`, `records-*.jsonl`, and when all photos are measured `report.json`, `report.md`,
+//! `cost.json`, `confusion.csv`, plots, `worst/`. Every file appears whole or not at all.
+
+use crate::answers::Answers;
+use crate::cost::Cost;
+use crate::driver::{AnyReport, Job};
+use crate::pictures::side_by_side;
+use crate::plots::svg;
+use crate::summary::Summary;
+use crate::EvalError;
+use samclip_image::{write_atomic, write_png_rgb};
+use std::path::Path;
+
+impl AnyReport {
+    /// Indented JSON.
+    pub fn to_json(&self) -> String {
+        match self {
+            Self::Objects(report) => report.to_json(),
+            Self::Benchmark(summary) => summary.to_json(),
+        }
+    }
+
+    /// Markdown.
+    pub fn to_markdown(&self) -> String {
+        match self {
+            Self::Objects(report) => report.to_markdown(),
+            Self::Benchmark(summary) => summary.to_markdown(),
+        }
+    }
+
+    /// True if floors are reached and every truth could be read.
+    pub fn clean(&self) -> bool {
+        match self {
+            Self::Objects(report) => report.reached() && report.failures.is_empty(),
+            Self::Benchmark(summary) => summary.failures.is_empty(),
+        }
+    }
+}
+
+fn put(path: &Path, text: &str) -> Result<(), EvalError> {
+    write_atomic(path, text.as_bytes()).map_err(|e| EvalError::Records { message: e.to_string(), path: path.to_owned() })
+}
+
+/// Writes the report of a whole run.
+///
+/// # Errors
+/// A folder that cannot be written.
+pub fn write(folder: &Path, job: &Job, report: &AnyReport, cost: &Cost) -> Result<(), EvalError> {
+    std::fs::create_dir_all(folder).map_err(|e| EvalError::Records { message: e.to_string(), path: folder.to_owned() })?;
+    put(&folder.join("protocol.toml"), &job.protocol().to_toml())?;
+    put(&folder.join("report.json"), &report.to_json())?;
+    put(&folder.join("report.md"), &report.to_markdown())?;
+    put(&folder.join("cost.json"), &serde_json::to_string_pretty(cost).map_or_else(|_| String::new(), |t| t + "\n"))?;
+    if let (AnyReport::Benchmark(summary), Job::Benchmark(case)) = (report, job) {
+        if let Some(csv) = summary.matrix_csv(case.classes()) {
+            put(&folder.join("confusion.csv"), &csv)?;
+        }
+        write_plots(folder, summary)?;
+    }
+    Ok(())
+}
+
+fn write_plots(folder: &Path, summary: &Summary) -> Result<(), EvalError> {
+    for curve in &summary.curves {
+        let title = format!("{}: {}", summary.protocol, summary.model);
+        put(&folder.join(format!("{}.svg", curve.name)), &svg(&title, curve).map_err(EvalError::Mismatch)?)?;
+    }
+    Ok(())
+}
+
+/// Draws the worst photos of a benchmark into `folder/worst`.
+///
+/// # Errors
+/// A folder that cannot be written, an answer that fails.
+pub fn write_worst(folder: &Path, job: &Job, report: &AnyReport, answers: Answers<'_>) -> Result<(), EvalError> {
+    let (AnyReport::Benchmark(summary), Job::Benchmark(case)) = (report, job) else { return Ok(()) };
+    let worst = folder.join("worst");
+    for (rank, (id, _)) in summary.worst.iter().enumerate() {
+        let Some(index) = (0..case.len()).find(|i| case.id(*i) == *id) else { continue };
+        let Some(picture) = side_by_side(case, answers, index)? else { return Ok(()) };
+        let failed = |e: String| EvalError::Records { message: e, path: worst.clone() };
+        std::fs::create_dir_all(&worst).map_err(|e| failed(e.to_string()))?;
+        let name = format!("{:02}_{}.png", rank + 1, id.replace('/', "_"));
+        write_png_rgb(&worst.join(name), &picture).map_err(|e| failed(e.to_string()))?;
+    }
+    Ok(())
+}
