@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use samclip_image::Image;
 use samclip_predict::cache::EmbeddingStore;
@@ -46,6 +46,8 @@ pub struct Engine {
     draining: AtomicBool,
     requests: AtomicUsize,
     encoder_runs: AtomicU64,
+    /// When the last self-test was good.
+    sound: Mutex<Option<Instant>>,
     /// Running mean of the microseconds that a job takes, for Retry-After.
     pace: AtomicU64,
 }
@@ -88,6 +90,7 @@ impl Engine {
             draining: AtomicBool::new(false),
             requests: AtomicUsize::new(0),
             encoder_runs: AtomicU64::new(0),
+            sound: Mutex::default(),
             pace: AtomicU64::new(100_000),
         })
     }
@@ -100,6 +103,20 @@ impl Engine {
         self.loaded(&self.served[0]).await?;
         self.self_test().await?;
         self.ready.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// [`Engine::self_test`], but at most once a second: it is open to everybody.
+    ///
+    /// # Errors
+    /// The model cannot answer.
+    pub async fn is_sound(&self) -> Result<(), ApiError> {
+        let last = *self.sound.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_some_and(|last| last.elapsed() < Duration::from_secs(1)) {
+            return Ok(());
+        }
+        self.self_test().await?;
+        *self.sound.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         Ok(())
     }
 

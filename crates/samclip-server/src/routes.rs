@@ -123,7 +123,7 @@ async fn ready(State(engine): State<Arc<Engine>>) -> Result<Json<Value>, ApiErro
     if !engine.is_ready() {
         return Err(ApiError::starting());
     }
-    engine.self_test().await?;
+    engine.is_sound().await?;
     Ok(Json(json!({ "status": "ready" })))
 }
 

@@ -327,7 +327,7 @@ mod tests {
         let kind = |json: &str| prompt(json).unwrap_err().kind;
         assert_eq!(kind("{}"), Kind::InvalidPrompt);
         assert_eq!(kind(r#"{"points": [[9, 1]]}"#), Kind::InvalidPrompt);
-        assert_eq!(kind(r#"{"points": [[1e39, 1]]}"#), Kind::InvalidPrompt);
+        assert_eq!(kind(r#"{"points": [[1e39, 1]]}"#), Kind::InvalidJson);
         assert_eq!(kind(r#"{"points": [[1, 1]], "labels": []}"#), Kind::InvalidPrompt);
         assert_eq!(kind(r#"{"points": [[1, 1]], "labels": [2]}"#), Kind::InvalidPrompt);
         assert_eq!(kind(r#"{"points": [[1, 1]], "text": "dog"}"#), Kind::TextWithClicks);

@@ -113,7 +113,7 @@ fn prompts_and_options() -> Vec<Case> {
         prompts(r#"{"points": [[1]]}"#, Kind::InvalidRequest),
         prompts(r#"{"points": [["1", "1"]]}"#, Kind::InvalidRequest),
         prompts(r#"{"points": [[-1, 1]]}"#, Kind::InvalidPrompt),
-        prompts(r#"{"points": [[1e39, 1]]}"#, Kind::InvalidPrompt),
+        prompts(r#"{"points": [[1e39, 1]]}"#, Kind::InvalidJson),
         prompts(r#"{"points": [[1e999, 1]]}"#, Kind::InvalidJson),
         prompts(r#"{"points": [[99999999999999999999999999, 1]]}"#, Kind::InvalidPrompt),
         prompts(r#"{"points": [[1, 1]], "labels": [1, 1]}"#, Kind::InvalidPrompt),

@@ -31,9 +31,9 @@ fn two_clicks_and_a_box() -> Value {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn label_studio() {
     let engine = server(small(), None).await;
-    let config = r#"<View><Image name="image" value="$image" zoom="true"/>
+    let config = r##"<View><Image name="image" value="$image" zoom="true"/>
         <BrushLabels name="tag" toName="image"><Label value="Cat"/><Label value="Thing" background="#FFA39E"/></BrushLabels>
-        <KeyPointLabels name="tag2" toName="image" smart="true"><Label value="Thing" smart="true"/></KeyPointLabels></View>"#;
+        <KeyPointLabels name="tag2" toName="image" smart="true"><Label value="Thing" smart="true"/></KeyPointLabels></View>"##;
     let (_, setup) = post(&engine, "/setup", json!({ "project": "1.169", "schema": config, "hostname": "http://ls", "access_token": "x" }).to_string()).await;
     assert!(setup["model_version"].as_str().unwrap().contains("sam_clip_nano"));
     assert_eq!(get(&engine, "/health").await.1["status"], "UP");
