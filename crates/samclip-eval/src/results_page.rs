@@ -1,7 +1,7 @@
 //! The results page: tables made of run files, between two marks of a Markdown file.
 //!
 //! A number gets between the marks only from a `report.json`; [`page`] is a pure function of what was read, so
-//! `samclip report --check` can say whether a page is what its run files give. Record: docs/decisions/0011.
+//! `samclip report --check` can say whether a page is what its run files give. Record: docs/decisions/0012.
 
 use crate::cost::Cost;
 use crate::EvalError;
