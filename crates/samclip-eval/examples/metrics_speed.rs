@@ -2,7 +2,8 @@
 //! this beside the reference tools.
 //!
 //! cargo run --release -p samclip-eval --example metrics_speed -- DIR ROUNDS
-//! Prints JSON: seconds of the fastest round for each metric, on one thread.
+//! Prints JSON: processor seconds (user and system, all threads; wall seconds where the system does not say) of a round of
+//! each metric, so that other work on the machine does not count.
 
 use samclip_eval::metrics::camouflage::map_scores;
 use samclip_eval::metrics::detection::{Rules, Shape, Truth, open_detections};
@@ -11,14 +12,19 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Instant;
 
-fn fastest(rounds: usize, mut work: impl FnMut()) -> f64 {
-    let mut best = f64::MAX;
-    for _ in 0..rounds {
-        let start = Instant::now();
-        work();
-        best = best.min(start.elapsed().as_secs_f64());
-    }
-    best
+/// Mean seconds of a round.
+fn mean(rounds: usize, mut work: impl FnMut()) -> f64 {
+    let (wall, cpu) = (Instant::now(), cpu_seconds());
+    (0..rounds).for_each(|_| work());
+    let spent = cpu.and_then(|before| Some(cpu_seconds()? - before));
+    spent.unwrap_or_else(|| wall.elapsed().as_secs_f64()) / rounds as f64
+}
+
+/// Processor time of this process: `utime` and `stime` of Linux's `/proc/self/stat`, in hundredths of a second.
+fn cpu_seconds() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    Some((fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?) / 100.0)
 }
 
 fn read(path: &Path) -> Result<Value, Box<dyn std::error::Error>> {
@@ -38,7 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let bytes = std::fs::read(folder.join("semantic.bin"))?;
     let sizes = read(&folder.join("semantic.json"))?["sizes"].clone();
     let sizes: Vec<usize> = sizes.as_array().into_iter().flatten().map(|s| side(&s[0]) * side(&s[1])).collect();
-    let semantic = fastest(rounds, || {
+    let semantic = mean(rounds, || {
         let (mut sum, mut at) = (Confusion::new(21), 0);
         for n in &sizes {
             sum.add(&Pairs::of(&bytes[at..at + n], &bytes[at + n..at + 2 * n], 255));
@@ -50,7 +56,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let bytes = std::fs::read(folder.join("maps.bin"))?;
     let maps = read(&folder.join("maps.json"))?;
     let maps: Vec<(usize, usize)> = maps.as_array().into_iter().flatten().map(|m| (side(&m["width"]), side(&m["height"]))).collect();
-    let camouflage = fastest(rounds, || {
+    let camouflage = mean(rounds, || {
         let mut at = 0;
         for (w, h) in &maps {
             let n = w * h;
@@ -63,7 +69,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let truth = Truth::open(&folder.join("coco_truth.json"))?;
     let found = open_detections(&folder.join("coco_results.json"))?;
     let mut failed = None;
-    let coco = fastest(rounds, || {
+    let coco = mean(rounds, || {
         if let Err(e) = truth.score(&found, Rules::Coco, Shape::Segm) {
             failed = Some(e);
         }

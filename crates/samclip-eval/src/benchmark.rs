@@ -314,7 +314,7 @@ impl AnyProtocol {
     /// # Errors
     /// See [`Protocol::parse`] and [`Benchmark::parse`].
     pub fn parse(text: &str) -> Result<Self, String> {
-        let is_objects = text.lines().any(|line| line.trim() == "[objects]");
+        let is_objects = text.lines().any(|line| line.trim_start().starts_with("[objects]"));
         Ok(match is_objects {
             true => Self::Objects(Box::new(Protocol::parse(text)?)),
             false => Self::Benchmark(Box::new(Benchmark::parse(text)?)),

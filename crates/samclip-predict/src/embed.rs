@@ -6,7 +6,9 @@ use samclip_image::{Image, prepare_clip};
 
 use crate::clip::ClipPredictor;
 use crate::error::PredictError;
+use crate::sam_clip::SamClipPredictor;
 use crate::tensors::{pixels, values};
+use crate::text::TextEncoder;
 
 /// Vectors of photos and sentences.
 pub trait Embedder {
@@ -36,5 +38,15 @@ impl Embedder for ClipPredictor {
         let vectors = self.clip.text.class_vectors(texts, &["{}"])?;
         let dim = vectors.dims()[1];
         Ok(values(vectors).chunks_exact(dim).map(<[f32]>::to_vec).collect())
+    }
+}
+
+impl Embedder for SamClipPredictor {
+    fn embed_image(&self, image: &Image) -> Result<Vec<f32>, PredictError> {
+        self.pooled(image)
+    }
+
+    fn embed_texts(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, PredictError> {
+        self.table()?.encode(texts)
     }
 }

@@ -12,7 +12,6 @@ use samclip_models::{Device, Tensor};
 use crate::cache::EmbeddingCache;
 use crate::compose::{TokenMap, argmax_map};
 use crate::decode::{EmbeddedImage, FinishedMask, InputPrompt, MaskHead, POINTS_PER_BATCH, decode, finish};
-use crate::embed::Embedder;
 use crate::error::PredictError;
 use crate::heat::heat_map;
 use crate::prompt::Prompt;
@@ -153,7 +152,12 @@ impl SamClipPredictor {
         Ok(())
     }
 
-    fn table(&self) -> Result<&TextTable, PredictError> {
+    /// The photo's unit vector.
+    pub(crate) fn pooled(&self, image: &Image) -> Result<Vec<f32>, PredictError> {
+        Ok(self.encode(image, self.settings.classify, Needs { sam: false, clip: true })?.pooled)
+    }
+
+    pub(crate) fn table(&self) -> Result<&TextTable, PredictError> {
         self.text.as_ref().ok_or_else(|| PredictError::NoTextTable { model: self.name.clone() })
     }
 
@@ -325,16 +329,6 @@ impl ZeroShotClassifier for SamClipPredictor {
         probabilities.iter_mut().for_each(|p| *p *= self.settings.logit_scale);
         softmax(&mut probabilities);
         Ok(Classification { probabilities, timing: Timing { encode, decode: milliseconds(start) } })
-    }
-}
-
-impl Embedder for SamClipPredictor {
-    fn embed_image(&self, image: &Image) -> Result<Vec<f32>, PredictError> {
-        Ok(self.encode(image, self.settings.classify, Needs { sam: false, clip: true })?.pooled)
-    }
-
-    fn embed_texts(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, PredictError> {
-        self.table()?.encode(texts)
     }
 }
 
