@@ -1,5 +1,7 @@
 //! An RGB image in memory: 8 bits a channel, row-major, channels last.
 
+use std::sync::OnceLock;
+
 use crate::ImageError;
 
 /// RGB8 pixels, row-major HWC. Never empty: width and height are at least 1.
@@ -8,7 +10,20 @@ pub struct Image {
     width: usize,
     height: usize,
     data: Vec<u8>,
+    id: ContentId,
 }
+
+/// A name for the pixels that is worked out at most once. It says nothing that the pixels do not.
+#[derive(Debug, Clone, Default)]
+struct ContentId(OnceLock<String>);
+
+impl PartialEq for ContentId {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for ContentId {}
 
 impl Image {
     /// An image over `data`, `height * width * 3` bytes, row-major HWC.
@@ -21,13 +36,13 @@ impl Image {
             let found = data.len();
             return Err(ImageError::Shape { what: "image", width, height, expected, found });
         }
-        Ok(Self { width, height, data })
+        Ok(Self { width, height, data, id: ContentId::default() })
     }
 
     /// For code of this crate that made `data` to measure.
     pub(crate) fn from_parts(width: usize, height: usize, data: Vec<u8>) -> Self {
         debug_assert_eq!(data.len(), width * height * 3);
-        Self { width, height, data }
+        Self { width, height, data, id: ContentId::default() }
     }
 
     /// Width in pixels.
@@ -50,8 +65,14 @@ impl Image {
         &self.data
     }
 
+    /// What `name` gave for these pixels the first time it was asked: a hash is worth keeping.
+    pub fn content_id(&self, name: impl FnOnce(&Self) -> String) -> &str {
+        self.id.0.get_or_init(|| name(self))
+    }
+
     /// The bytes, to write to.
     pub fn data_mut(&mut self) -> &mut [u8] {
+        self.id = ContentId::default();
         &mut self.data
     }
 

@@ -50,6 +50,17 @@ pub struct ImageTransform {
 }
 
 impl ImageTransform {
+    /// What [`prepare_sam`] does with an image of this `(height, width)`.
+    pub fn longest_side(original: (usize, usize), side: usize) -> Self {
+        let resized = preprocess_shape(original.0, original.1, side);
+        Self { original, resized, input: (side, side), crop_offset: (0, 0) }
+    }
+
+    /// What [`prepare_squash`] does with an image of this `(height, width)`.
+    pub fn squash(original: (usize, usize), side: usize) -> Self {
+        Self { original, resized: (side, side), input: (side, side), crop_offset: (0, 0) }
+    }
+
     /// `[x, y]` in original pixels to model-input pixels. As in the reference there is no
     /// half-pixel shift.
     pub fn point_to_input(&self, [x, y]: [f32; 2]) -> [f32; 2] {
@@ -108,27 +119,16 @@ pub fn preprocess_shape(height: usize, width: usize, side: usize) -> (usize, usi
 /// SAM's input, `side` x `side`: longest side bilinear to `side`, normalised, then zeros at the
 /// bottom and right.
 pub fn prepare_sam(image: &Image, side: usize) -> Prepared {
-    let original = image.size();
-    let resized = preprocess_shape(original.0, original.1, side);
-    let pixels = resize(image, resized.1, resized.0, Filter::Bilinear);
-    let input = (side, side);
-    Prepared {
-        pixels: normalize(&pixels, &Normalization::SAM, input),
-        size: input,
-        transform: ImageTransform { original, resized, input, crop_offset: (0, 0) },
-    }
+    let transform = ImageTransform::longest_side(image.size(), side);
+    let pixels = resize(image, transform.resized.1, transform.resized.0, Filter::Bilinear);
+    Prepared { pixels: normalize(&pixels, &Normalization::SAM, transform.input), size: transform.input, transform }
 }
 
 /// The whole image squashed to `side` x `side`, its aspect ratio lost.
 pub fn prepare_squash(image: &Image, side: usize, filter: Filter, normalization: &Normalization) -> Prepared {
-    let input = (side, side);
+    let transform = ImageTransform::squash(image.size(), side);
     let pixels = resize(image, side, side, filter);
-    let original = image.size();
-    Prepared {
-        pixels: normalize(&pixels, normalization, input),
-        size: input,
-        transform: ImageTransform { original, resized: input, input, crop_offset: (0, 0) },
-    }
+    Prepared { pixels: normalize(&pixels, normalization, transform.input), size: transform.input, transform }
 }
 
 /// CLIP's input: short side bicubic to `side`, the middle `side` x `side` of it, normalised.

@@ -3,6 +3,7 @@
 //! File form: `samclip_models::clip_guided_sam::artefact`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use samclip_models::clip_guided_sam::artefact::{self, About, Bases};
 use samclip_models::clip_guided_sam::{ClipGuidedConfig, GuideConfig, accounting};
@@ -12,6 +13,7 @@ use samclip_models::variant::Variant;
 use samclip_models::{Device, state};
 use samclip_weights::StateDict;
 
+use crate::cache::EmbeddingStore;
 use crate::error::PredictError;
 use crate::guided::{GuidedPredictor, GuidedText};
 use crate::model::{Model, ModelSpec, read_weights};
@@ -68,7 +70,12 @@ pub fn merge(spec: &ModelSpec, adapter: &Path, to: &Path) -> Result<(), PredictE
 }
 
 /// Loads the model of `spec` with its adapter.
-pub(crate) fn load(spec: &ModelSpec, adapter: &Path, device: &Device) -> Result<GuidedPredictor, PredictError> {
+pub(crate) fn load(
+    spec: &ModelSpec,
+    adapter: &Path,
+    device: &Device,
+    store: Option<&Arc<dyn EmbeddingStore>>,
+) -> Result<GuidedPredictor, PredictError> {
     let file = StateDict::open(adapter)?;
     let in_adapter = |e: samclip_models::ModelError| PredictError::from(e).in_file(adapter);
     let about = artefact::about(&file).map_err(in_adapter)?;
@@ -84,7 +91,7 @@ pub(crate) fn load(spec: &ModelSpec, adapter: &Path, device: &Device) -> Result<
         Some(text) if spec.text_table.is_none() => text,
         _ => table(spec, about.config.clip.embed_dim())?,
     };
-    let base = Model::load(&ModelSpec { adapter: None, clip_weights: None, ..spec.clone() })?;
+    let base = Model::load_over(&ModelSpec { adapter: None, clip_weights: None, ..spec.clone() }, store)?;
     Ok(GuidedPredictor { model, text, classes: about.classes, base: Some(Box::new(base)), name })
 }
 

@@ -1,10 +1,11 @@
-//! Encode once, prompt many: image embeddings on disk.
+//! Encode once, prompt many: image embeddings on disk or in another store.
 //!
-//! One safetensors file per image, model, precision and kind of input. The name is made of the SHA-256 of the
+//! On disk: one safetensors file per image, model, precision and kind of input. The name is made of the SHA-256 of the
 //! decoded pixels and of the weights, so a changed photo or model never finds an old embedding. Files are written
 //! to a temporary name and renamed; one that does not read back is encoded afresh.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use samclip_image::Image;
 use samclip_weights::{StateDict, TensorData};
@@ -12,10 +13,49 @@ use sha2::{Digest, Sha256};
 
 use crate::error::PredictError;
 
-/// A folder of embeddings.
+/// Where embeddings are kept between two prompts: a folder, or the memory of a server.
+pub trait EmbeddingStore: std::fmt::Debug + Send + Sync {
+    /// The tensors stored under this name.
+    fn get(&self, name: &str) -> Option<StateDict>;
+
+    /// Whether [`EmbeddingStore::get`] would find something, without reading it.
+    fn contains(&self, name: &str) -> bool;
+
+    /// Stores tensors under a name.
+    ///
+    /// # Errors
+    /// A folder that cannot be written.
+    fn put(&self, name: &str, tensors: StateDict) -> Result<(), PredictError>;
+}
+
+/// One safetensors file per name.
+#[derive(Debug)]
+struct Folder(PathBuf);
+
+impl Folder {
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(format!("{name}.safetensors"))
+    }
+}
+
+impl EmbeddingStore for Folder {
+    fn get(&self, name: &str) -> Option<StateDict> {
+        StateDict::open(&self.path(name)).ok()
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.path(name).is_file()
+    }
+
+    fn put(&self, name: &str, tensors: StateDict) -> Result<(), PredictError> {
+        Ok(samclip_weights::write_safetensors(&self.path(name), &tensors)?)
+    }
+}
+
+/// The embeddings of one model in a store.
 #[derive(Debug, Clone)]
 pub struct EmbeddingCache {
-    folder: PathBuf,
+    store: Arc<dyn EmbeddingStore>,
     model: String,
 }
 
@@ -30,14 +70,24 @@ impl EmbeddingCache {
             source,
             path: folder.to_owned(),
         })?;
+        Ok(Self::over(Arc::new(Folder(folder.to_owned())), variant, weights_sha256, precision))
+    }
+
+    /// The same in another store.
+    pub fn over(store: Arc<dyn EmbeddingStore>, variant: &str, weights_sha256: &str, precision: &str) -> Self {
         let weights = weights_sha256.get(..16).unwrap_or(weights_sha256);
-        Ok(Self { folder: folder.to_owned(), model: format!("{variant}-{weights}-{precision}") })
+        Self { store, model: format!("{variant}-{weights}-{precision}") }
     }
 
     /// The tensors stored for this image and kind of input, if all of `names` are there.
     pub fn get(&self, image: &Image, kind: &str, names: &[&str]) -> Option<StateDict> {
-        let state = StateDict::open(&self.path(image, kind)).ok()?;
+        let state = self.store.get(&self.name(image, kind))?;
         names.iter().all(|name| state.get(name).is_some()).then_some(state)
+    }
+
+    /// Whether something is stored for this image and kind of input.
+    pub fn contains(&self, image: &Image, kind: &str) -> bool {
+        self.store.contains(&self.name(image, kind))
     }
 
     /// Stores tensors for this image and kind of input.
@@ -49,12 +99,18 @@ impl EmbeddingCache {
         for (name, shape, values) in tensors {
             state.insert(name, TensorData::from_f32(&shape, values));
         }
-        Ok(samclip_weights::write_safetensors(&self.path(image, kind), &state)?)
+        self.store.put(&self.name(image, kind), state)
     }
 
-    fn path(&self, image: &Image, kind: &str) -> PathBuf {
-        self.folder.join(format!("{}-{}-{kind}.safetensors", &content_hash(image)[..32], self.model))
+    fn name(&self, image: &Image, kind: &str) -> String {
+        format!("{}-{}-{kind}", image_key(image), self.model)
     }
+}
+
+/// The first half of [`content_hash`], worked out once per image.
+pub fn image_key(image: &Image) -> &str {
+    let hash = image.content_id(content_hash);
+    hash.get(..32).unwrap_or(hash)
 }
 
 /// SHA-256 of size and pixels.

@@ -101,6 +101,16 @@ pub enum PredictError {
         /// File or folder.
         path: PathBuf,
     },
+    /// A server that answers instead of a model did not.
+    #[error("{error}: {url}")]
+    Remote {
+        /// What it said.
+        error: String,
+        /// Its advice.
+        hint: Option<String>,
+        /// Where it is.
+        url: String,
+    },
     /// A stored input of `weights check` that cannot be used.
     #[error("check: {0}")]
     Check(String),
@@ -115,6 +125,7 @@ impl PredictError {
             Self::Weights(error) => error.hint(),
             Self::Model(error) => error.hint(),
             Self::InFile { source, .. } => source.hint(),
+            Self::Remote { hint, .. } => hint.clone(),
             Self::NoWeights { model } => {
                 Some(format!("`samclip pull {model}` downloads the official file; sam_clip_nano needs none"))
             }

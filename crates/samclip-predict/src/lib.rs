@@ -15,6 +15,7 @@
 //! ```
 
 pub mod adapter;
+pub mod answer;
 pub mod bench;
 pub mod cache;
 pub mod check;
@@ -37,12 +38,14 @@ mod sam;
 mod sam_clip;
 pub mod sam_plus_clip;
 mod settings;
+mod sizes;
 mod tensors;
 mod text;
 pub mod verbs;
 
 pub use clip::ClipPredictor;
 pub use error::PredictError;
+pub use samclip_models::ModelError;
 pub use everything::{EverythingOptions, everything};
 pub use model::{Model, ModelSpec};
 pub use output::Format;

@@ -1,17 +1,16 @@
 //! A variant's name and a weight file -> a model in its roles.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use samclip_models::clip::ClipConfig;
+use samclip_image::Image;
 use samclip_models::init::Init;
-use samclip_models::sam::{Sam, SamConfig, mobile_sam};
-use samclip_models::sam_clip::SamClipConfig;
 use samclip_models::text_table::TextTable;
 use samclip_models::variant::Variant;
 use samclip_models::{Device, state};
 use samclip_weights::StateDict;
 
-use crate::cache::{EmbeddingCache, bytes_hash, file_hash};
+use crate::cache::{EmbeddingCache, EmbeddingStore, bytes_hash, file_hash};
 use crate::clip::ClipPredictor;
 use crate::error::PredictError;
 use crate::guided::GuidedPredictor;
@@ -19,7 +18,9 @@ use crate::precision::Precision;
 use crate::roles::{PromptSegmenter, SemanticSegmenter, TextLocator, ZeroShotClassifier};
 use crate::sam::{SamLike, SamPredictor};
 use crate::sam_clip::SamClipPredictor;
-use crate::settings::{metadata_error, settings};
+use crate::settings::settings;
+
+pub use crate::sizes::{clip_config, expected_tensors, init_sam, sam_clip_config};
 
 /// What to load and how to run it.
 #[derive(Debug, Clone, PartialEq)]
@@ -83,18 +84,31 @@ impl Model {
     /// An unknown variant, a file that cannot be read or does not fit it tensor by tensor, a device or precision
     /// that is not there.
     pub fn load(spec: &ModelSpec) -> Result<Self, PredictError> {
+        Self::load_over(spec, None)
+    }
+
+    /// [`Model::load`] with embeddings kept in `store` instead of the folder `spec.cache`.
+    ///
+    /// # Errors
+    /// See [`Model::load`].
+    pub fn load_over(spec: &ModelSpec, store: Option<&Arc<dyn EmbeddingStore>>) -> Result<Self, PredictError> {
         let variant: Variant = spec.variant.parse()?;
         if spec.device != "cpu" {
             return Err(PredictError::Device { found: spec.device.clone() });
         }
         let precision = spec.precision.apply()?;
-        let cache = match &spec.cache {
-            None => None,
-            Some(folder) => Some(EmbeddingCache::open(folder, variant.name(), &weights_hash(spec)?, precision)?),
+        let cache = match (store, &spec.cache) {
+            (Some(store), _) => {
+                Some(EmbeddingCache::over(store.clone(), variant.name(), &weights_hash(spec)?, precision))
+            }
+            (None, Some(folder)) => {
+                Some(EmbeddingCache::open(folder, variant.name(), &weights_hash(spec)?, precision)?)
+            }
+            (None, None) => None,
         };
         let device = Device::default();
         if let Some(adapter) = &spec.adapter {
-            let guided = crate::adapter::load(spec, adapter, &device)?;
+            let guided = crate::adapter::load(spec, adapter, &device, store)?;
             return Ok(Self { name: guided.name.clone(), precision, kind: Kind::Guided(Box::new(guided)) });
         }
         let kind = build(variant, spec, &device, cache).map_err(|error| match &spec.weights {
@@ -102,6 +116,53 @@ impl Model {
             _ => error,
         })?;
         Ok(Self { name: variant.name().to_owned(), precision, kind })
+    }
+
+    /// Encodes an image into the cache, so that the prompts that follow are answered without the encoder. Nothing
+    /// happens for a model that keeps no embeddings.
+    ///
+    /// # Errors
+    /// A cache that cannot be written.
+    pub fn embed(&self, image: &Image) -> Result<(), PredictError> {
+        match &self.kind {
+            Kind::Sam(model) => model.embed(image).map(|_| ()),
+            Kind::SamClip(model) => model.embed_for_prompts(image),
+            Kind::Guided(model) => model.base.as_ref().map_or(Ok(()), |base| base.embed(image)),
+            Kind::Clip(_) => Ok(()),
+        }
+    }
+
+    /// Whether [`Model::embed`] has been here and the cache still knows.
+    pub fn is_embedded(&self, image: &Image) -> bool {
+        match &self.kind {
+            Kind::Sam(model) => model.is_embedded(image),
+            Kind::SamClip(model) => model.is_embedded(image),
+            Kind::Guided(model) => model.base.as_ref().is_some_and(|base| base.is_embedded(image)),
+            Kind::Clip(_) => false,
+        }
+    }
+
+    /// Whether [`Model::embed`] serves every role: classifying, locating and labelling see the same input as prompts.
+    pub fn looks_once(&self) -> bool {
+        match &self.kind {
+            Kind::SamClip(model) => {
+                let settings = &model.settings;
+                settings.classify == settings.segment && settings.dense == settings.segment
+            }
+            Kind::Sam(_) | Kind::Clip(_) | Kind::Guided(_) => false,
+        }
+    }
+
+    /// The names that a text table knows, for completion; empty where any text can be asked.
+    pub fn vocabulary(&self) -> &[String] {
+        match &self.kind {
+            Kind::SamClip(model) => model.text.as_ref().map_or(&[], |table| table.names()),
+            Kind::Guided(model) => match &model.text {
+                crate::guided::GuidedText::Table(table) => table.names(),
+                crate::guided::GuidedText::Tower(..) => &[],
+            },
+            Kind::Sam(_) | Kind::Clip(_) => &[],
+        }
     }
 
     /// The role of answering prompts with masks.
@@ -305,56 +366,5 @@ pub fn read_table(variant: Variant, spec: &ModelSpec) -> Result<Option<TextTable
             Ok(Some(TextTable::from_state(&state)?))
         }
         _ => Ok(None),
-    }
-}
-
-/// Name and shape of every tensor that a checkpoint of the variant must hold.
-///
-/// # Errors
-/// A configuration stored in `state` that does not parse.
-pub fn expected_tensors(variant: Variant, state: &StateDict) -> Result<Vec<(String, Vec<usize>)>, PredictError> {
-    let mut init = Init::zeros(&Device::default());
-    Ok(match variant {
-        Variant::SamVitB | Variant::SamVitL | Variant::SamVitH | Variant::MobileSam => {
-            state::named_shapes(&init_sam(variant, &mut init))
-        }
-        Variant::ClipVitB16 | Variant::ClipVitL14 | Variant::ClipVitB16Quickgelu | Variant::ClipVitL14Quickgelu => {
-            clip_config(variant).expected_tensors()
-        }
-        Variant::SamClipVitB | Variant::SamClipNano => {
-            state::named_shapes(&sam_clip_config(variant, state)?.init(&mut init))
-        }
-    })
-}
-
-/// A SAM variant with initial values from `init`.
-pub fn init_sam(variant: Variant, init: &mut Init) -> Sam {
-    match variant {
-        Variant::MobileSam => mobile_sam(init),
-        Variant::SamVitL => SamConfig::vit_l().init(init),
-        Variant::SamVitH => SamConfig::vit_h().init(init),
-        _ => SamConfig::vit_b().init(init),
-    }
-}
-
-/// Sizes of a CLIP variant.
-pub fn clip_config(variant: Variant) -> ClipConfig {
-    match variant {
-        Variant::ClipVitL14 => ClipConfig::vit_l14(),
-        Variant::ClipVitB16Quickgelu => ClipConfig::vit_b16_quickgelu(),
-        Variant::ClipVitL14Quickgelu => ClipConfig::vit_l14_quickgelu(),
-        _ => ClipConfig::vit_b16(),
-    }
-}
-
-/// Sizes of a SAM-CLIP: those stored in the file (`config`, JSON), else the variant's.
-///
-/// # Errors
-/// A stored configuration that does not parse.
-pub fn sam_clip_config(variant: Variant, state: &StateDict) -> Result<SamClipConfig, PredictError> {
-    match state.metadata.get("config") {
-        Some(json) => serde_json::from_str(json).map_err(|error| metadata_error("config", &error.to_string())),
-        None if variant == Variant::SamClipVitB => Ok(SamClipConfig::vit_b()),
-        None => Ok(SamClipConfig::nano()),
     }
 }

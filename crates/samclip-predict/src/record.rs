@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use samclip_image::rle::{self, Rle};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::PredictError;
 use crate::everything::AutomaticMask;
@@ -11,7 +11,7 @@ use crate::prompt::Prompt;
 use crate::roles::{MaskPrediction, Timing};
 
 /// One mask.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MaskRecord {
     /// The name that it answers, or null.
     pub text: Option<String>,
@@ -30,15 +30,19 @@ pub struct MaskRecord {
     /// What to sort by.
     pub score: f32,
     /// x, y, width, height of the crop that the mask was found in.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crop_box: Option<[usize; 4]>,
     /// The mask itself.
-    #[serde(skip)]
+    #[serde(skip, default = "no_mask")]
     pub rle: Rle,
 }
 
+fn no_mask() -> Rle {
+    Rle { size: [0, 0], counts: Vec::new() }
+}
+
 /// `{"size": [h, w], "counts": "…"}`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Segmentation {
     /// Height and width.
     pub size: [usize; 2],
@@ -54,15 +58,15 @@ impl Segmentation {
 }
 
 /// What was asked, in original pixels.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PromptRecord {
     /// `text`, `point`, `points`, `box`, `mask`, a sum such as `points+box`, or `grid`.
     pub kind: String,
     /// x, y, label.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub points: Vec<[f64; 3]>,
     /// x0, y0, x1, y1.
-    #[serde(rename = "box", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "box", default, skip_serializing_if = "Option::is_none")]
     pub bbox: Option<[f32; 4]>,
 }
 
@@ -103,6 +107,15 @@ impl MaskRecord {
         }
     }
 
+    /// A record that was read from a `--json` document gets its mask back from `segmentation`.
+    ///
+    /// # Errors
+    /// A run-length encoding that does not parse.
+    pub fn restore(&mut self) -> Result<(), PredictError> {
+        self.rle = rle::from_coco_string(&self.segmentation.counts, self.segmentation.size)?;
+        Ok(())
+    }
+
     /// Name for formats that need one.
     pub fn label(&self) -> &str {
         self.text.as_deref().unwrap_or("object")
@@ -115,7 +128,7 @@ impl MaskRecord {
 }
 
 /// All masks of one image.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MaskImage {
     /// The file as the user named it.
     pub file: PathBuf,
@@ -239,7 +252,7 @@ pub struct Document<T> {
     /// The model's name.
     pub model: String,
     /// `f32` or `bf16`.
-    pub precision: &'static str,
+    pub precision: String,
     /// Images that were answered, in the order given.
     pub images: Vec<T>,
     /// Images that failed.

@@ -109,6 +109,30 @@ pub enum Background {
     Thresh(Option<f32>),
 }
 
+impl Background {
+    /// Reads `none`, `word`, `extended`, `thresh` or `thresh=P`.
+    ///
+    /// # Errors
+    /// Anything else.
+    pub fn parse(mode: &str) -> Result<Self, PredictError> {
+        let share = |text: &str| text.parse::<f32>().ok().filter(|p| (0.0..=1.0).contains(p));
+        match mode {
+            "none" => Ok(Self::None),
+            "word" => Ok(Self::Word),
+            "extended" => Ok(Self::Extended),
+            "thresh" => Ok(Self::Thresh(None)),
+            _ => match mode.strip_prefix("thresh=").and_then(share) {
+                Some(p) => Ok(Self::Thresh(Some(p))),
+                None => Err(PredictError::Option {
+                    name: "--background mode",
+                    expected: "none, word, extended, thresh or thresh=P",
+                    found: mode.chars().take(60).collect(),
+                }),
+            },
+        }
+    }
+}
+
 /// The answer of a [`SemanticSegmenter`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct SemanticMap {
@@ -152,7 +176,7 @@ pub struct Classification {
 }
 
 /// Milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Timing {
     /// Preprocessing and image encoder.
     pub encode: f64,

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use samclip_image::{Image, prepare_sam};
+use samclip_image::{Image, ImageTransform, prepare_sam};
 use samclip_models::Device;
 use samclip_models::sam::Sam;
 
@@ -42,19 +42,27 @@ pub struct SamPredictor {
 }
 
 const EMBEDDING: &str = "image_embedding";
+const KIND: &str = "sam";
+
+impl SamPredictor {
+    /// Whether the cache has the image's embedding.
+    pub(crate) fn is_embedded(&self, image: &Image) -> bool {
+        self.cache.as_ref().is_some_and(|cache| cache.contains(image, KIND))
+    }
+}
 
 impl SamLike for SamPredictor {
     fn embed(&self, image: &Image) -> Result<EmbeddedImage, PredictError> {
+        let cached = self.cache.as_ref().and_then(|cache| cache.get(image, KIND, &[EMBEDDING]));
+        if let Some(embedding) = cached.as_ref().and_then(|state| stored(state, EMBEDDING, &self.device)) {
+            return Ok(EmbeddedImage { embedding, transform: ImageTransform::longest_side(image.size(), self.side) });
+        }
         let prepared = prepare_sam(image, self.side);
         let transform = prepared.transform;
-        let cached = self.cache.as_ref().and_then(|cache| cache.get(image, "sam", &[EMBEDDING]));
-        if let Some(embedding) = cached.as_ref().and_then(|state| stored(state, EMBEDDING, &self.device)) {
-            return Ok(EmbeddedImage { embedding, transform });
-        }
         let embedding = self.sam.encode(pixels(&prepared, &self.device));
         if let Some(cache) = &self.cache {
             let shape = embedding.dims().to_vec();
-            cache.put(image, "sam", vec![(EMBEDDING, shape, &values(embedding.clone()))])?;
+            cache.put(image, KIND, vec![(EMBEDDING, shape, &values(embedding.clone()))])?;
         }
         Ok(EmbeddedImage { embedding, transform })
     }

@@ -90,13 +90,13 @@ const DENSE: &str = "clip_dense";
 
 impl SamClipPredictor {
     fn encode(&self, image: &Image, (geometry, side): (Geometry, usize), needs: Needs) -> Result<Encoded, PredictError> {
-        let prepared = prepare(image, geometry, side);
-        let kind = format!("{geometry:?}{side}").to_lowercase();
-        let mut encoded =
-            Encoded { transform: prepared.transform, sam: None, pooled: vec![], dense: vec![], grid: side / 16 };
+        let kind = kind(geometry, side);
+        let transform = transform(image, geometry, side);
+        let mut encoded = Encoded { transform, sam: None, pooled: vec![], dense: vec![], grid: side / 16 };
         if self.from_cache(image, &kind, needs, &mut encoded) {
             return Ok(encoded);
         }
+        let prepared = prepare(image, geometry, side);
         let tokens = self.model.tokens(pixels(&prepared, &self.device));
         if needs.clip {
             let (pooled, dense) = self.model.clip_both(tokens.clone());
@@ -108,6 +108,18 @@ impl SamClipPredictor {
         }
         self.to_cache(image, &kind, &encoded)?;
         Ok(encoded)
+    }
+
+    /// Both heads' view of the image for [`PromptSegmenter`], into the cache.
+    pub(crate) fn embed_for_prompts(&self, image: &Image) -> Result<(), PredictError> {
+        self.encode(image, self.settings.segment, Needs { sam: true, clip: true }).map(|_| ())
+    }
+
+    /// Whether the cache has both heads' view of the image.
+    pub(crate) fn is_embedded(&self, image: &Image) -> bool {
+        let kind = kind(self.settings.segment.0, self.settings.segment.1);
+        let has = |head| self.cache.as_ref().is_some_and(|cache| cache.contains(image, &format!("{kind}-{head}")));
+        has("sam") && has("clip")
     }
 
     fn from_cache(&self, image: &Image, kind: &str, needs: Needs, encoded: &mut Encoded) -> bool {
@@ -221,6 +233,23 @@ fn mean_inside(map: &TokenMap, answer: &FinishedMask, transform: &ImageTransform
     let fine = map.upsample(transform);
     let inside = fine.iter().zip(&answer.mask.data).filter(|(_, set)| **set).map(|(p, _)| f64::from(*p));
     (inside.sum::<f64>() / area as f64) as f32
+}
+
+/// The part of a cache's name that says how the image was prepared.
+fn kind(geometry: Geometry, side: usize) -> String {
+    format!("{geometry:?}{side}").to_lowercase()
+}
+
+/// The transform of [`prepare`] without its pixels.
+fn transform(image: &Image, geometry: Geometry, side: usize) -> ImageTransform {
+    match geometry {
+        Geometry::LongestSide => ImageTransform::longest_side(image.size(), side),
+        Geometry::Squash => ImageTransform::squash(image.size(), side),
+        Geometry::CenterCrop => {
+            let short = image.width().min(image.height());
+            ImageTransform::squash((short, short), side)
+        }
+    }
 }
 
 /// An image as the model's input. SAM's normalisation throughout: the backbone is SAM's.

@@ -5,17 +5,15 @@
 
 use std::path::{Path, PathBuf};
 
-use samclip_image::{DecodeLimits, Image, ImageError, LabelMap, Mask, rle};
+use samclip_image::{DecodeLimits, Image, ImageError, LabelMap, Mask};
 
+use crate::answer::{self, class_mask};
 use crate::error::PredictError;
-use crate::everything::{EverythingOptions, everything};
+use crate::everything::EverythingOptions;
 use crate::model::Model;
 use crate::output::{self, Format, Writer};
-use crate::prompt::{self, Point, Prompt};
-use crate::record::{
-    ClassRecord, ClassScore, ClassifyImage, Document, Failure, LabelImage, LocateImage, LocationRecord, MaskImage,
-    MaskRecord, Segmentation,
-};
+use crate::prompt::{self, Point};
+use crate::record::{ClassifyImage, Document, Failure, LabelImage, LocateImage, MaskImage};
 use crate::roles::{Background, SegmentOptions};
 
 /// What happens along the way, for progress bars and messages.
@@ -89,15 +87,13 @@ pub fn segment_files(
     observer: &mut dyn Observer,
 ) -> Result<Document<MaskImage>, PredictError> {
     request.validate()?;
-    let segmenter = model.prompt_segmenter()?;
+    model.prompt_segmenter()?;
     model.check_names(&request.texts)?;
     let mask = request.mask.as_deref().map(Mask::open).transpose()?;
     let prompts = prompt::group(&request.texts, &request.points, &request.boxes, mask.as_ref())?;
     let prompts = if model.guided().is_some() { prompt::name_with_clicks(prompts) } else { prompts };
-    mask_files(model, inputs, output, observer, |image| {
-        let answer = segmenter.segment(image, &prompts, &request.options)?;
-        let records = answer.masks.iter().map(|m| MaskRecord::of_prompt(m, &prompts[m.prompt])).collect();
-        Ok((records, answer.timing))
+    mask_files(About::of(model), inputs, output, observer, |file, image| {
+        answer::segment(model, file, image, &prompts, &request.options)
     })
 }
 
@@ -113,25 +109,42 @@ pub fn everything_files(
     output: Option<&OutputSpec>,
     observer: &mut dyn Observer,
 ) -> Result<Document<MaskImage>, PredictError> {
-    let sam = model.sam()?;
+    model.sam()?;
     options.validate()?;
-    mask_files(model, inputs, output, observer, |image| {
-        let answer = everything(sam, image, options)?;
-        Ok((answer.masks.iter().map(MaskRecord::of_everything).collect(), answer.timing))
-    })
+    mask_files(About::of(model), inputs, output, observer, |file, image| answer::everything(model, file, image, options))
 }
 
-fn mask_files(
-    model: &Model,
+/// Who answers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct About {
+    /// The model's name.
+    pub model: String,
+    /// `f32` or `bf16`.
+    pub precision: String,
+}
+
+impl About {
+    /// A loaded model.
+    pub fn of(model: &Model) -> Self {
+        Self { model: model.name.clone(), precision: model.precision.to_owned() }
+    }
+}
+
+/// Masks from whoever makes them (`work`), for image after image: files, failures and the document are those of
+/// every verb that makes masks.
+///
+/// # Errors
+/// An output folder that cannot be written.
+pub fn mask_files(
+    about: About,
     inputs: &Inputs,
     output: Option<&OutputSpec>,
     observer: &mut dyn Observer,
-    work: impl Fn(&Image) -> Result<(Vec<MaskRecord>, crate::roles::Timing), PredictError>,
+    mut work: impl FnMut(&Path, &Image) -> Result<MaskImage, PredictError>,
 ) -> Result<Document<MaskImage>, PredictError> {
     let mut writer = output.map(|spec| Writer::new(&spec.folder, &spec.formats)).transpose()?;
-    let document = each(model, inputs, observer, |file, image| {
-        let (masks, timing_ms) = work(image)?;
-        let record = MaskImage { file: file.to_owned(), width: image.width(), height: image.height(), masks, timing_ms };
+    let document = each(about, inputs, observer, |file, image| {
+        let record = work(file, image)?;
         let written = writer.as_mut().map_or(Ok(Vec::new()), |writer| writer.write(image, &record))?;
         Ok((record, written))
     })?;
@@ -155,20 +168,13 @@ pub fn classify_files(
     top: usize,
     observer: &mut dyn Observer,
 ) -> Result<Document<ClassifyImage>, PredictError> {
-    let classifier = model.classifier()?;
+    model.classifier()?;
     if classes.is_empty() {
         return Err(prompt::PromptError::Nothing.into());
     }
     model.check_names(classes)?;
-    each(model, inputs, observer, |file, image| {
-        let answer = classifier.classify(image, classes)?;
-        let scores = classes.iter().zip(answer.probabilities);
-        let mut ranked: Vec<ClassScore> = scores.map(|(name, score)| ClassScore { name: name.clone(), score }).collect();
-        ranked.sort_by(|a, b| b.score.total_cmp(&a.score));
-        ranked.truncate(top);
-        let (width, height) = (image.width(), image.height());
-        let record = ClassifyImage { file: file.to_owned(), width, height, classes: ranked, timing_ms: answer.timing };
-        Ok((record, Vec::new()))
+    each(About::of(model), inputs, observer, |file, image| {
+        Ok((answer::classify(model, file, image, classes, top)?, Vec::new()))
     })
 }
 
@@ -184,54 +190,27 @@ pub fn locate_files(
     output: Option<&OutputSpec>,
     observer: &mut dyn Observer,
 ) -> Result<Document<LocateImage>, PredictError> {
-    let locator = model.locator()?;
+    model.locator()?;
     model.check_names(texts)?;
     let segmenter = match segmenter {
         Some(other) => Some(other.prompt_segmenter()?),
         None => model.prompt_segmenter().ok(),
     };
     let mut writer = output.map(|spec| Writer::new(&spec.folder, &spec.formats)).transpose()?;
-    each(model, inputs, observer, |file, image| {
-        let answer = locator.locate(image, texts)?;
-        let mut timing_ms = answer.timing;
-        let mut masks = Vec::new();
-        if let Some(segmenter) = segmenter {
-            // CLIP Surgery's demo: clicks, three masks, the best of them (spec 4.4).
-            let prompts = answer.maps.iter().map(|m| Prompt { points: m.points.clone(), ..Prompt::default() });
-            let asked: Vec<(usize, Prompt)> = prompts.enumerate().filter(|(_, p)| !p.points.is_empty()).collect();
-            let plain: Vec<Prompt> = asked.iter().map(|(_, prompt)| prompt.clone()).collect();
-            let best = SegmentOptions { multimask: true, ..SegmentOptions::STANDARD };
-            let found = segmenter.segment(image, &plain, &best)?;
-            timing_ms.encode += found.timing.encode;
-            timing_ms.decode += found.timing.decode;
-            for (i, (class, prompt)) in asked.iter().enumerate() {
-                if let Some(prediction) = found.masks.iter().find(|m| m.prompt == i) {
-                    let mut record = MaskRecord::of_prompt(prediction, prompt);
-                    record.text = Some(texts[*class].clone());
-                    masks.push(record);
-                }
-            }
-        }
-        let (width, height) = (image.width(), image.height());
+    each(About::of(model), inputs, observer, |file, image| {
+        let (answer, maps) = answer::locate(model, segmenter, file, image, texts)?;
         let mut written = Vec::new();
         if let Some(writer) = writer.as_mut() {
-            let record = MaskImage { file: file.to_owned(), width, height, masks: masks.clone(), timing_ms };
-            written = writer.write(image, &record)?;
+            let LocateImage { width, height, masks, timing_ms, .. } = answer.clone();
+            written = writer.write(image, &MaskImage { file: file.to_owned(), width, height, masks, timing_ms })?;
             let stem = file.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
-            for (i, map) in answer.maps.iter().enumerate() {
+            for (i, map) in maps.iter().enumerate() {
                 let path = writer.folder().join(format!("{stem}_heat_{i}.png"));
                 output::write_heat(&path, image, &map.heat)?;
                 written.push(path);
             }
         }
-        let locations = texts.iter().zip(&answer.maps).map(|(text, map)| LocationRecord {
-            text: text.clone(),
-            points: map.points.iter().map(|p| [p.x.into(), p.y.into(), f64::from(u8::from(p.positive))]).collect(),
-            grid: [map.grid_height, map.grid_width],
-            similarity: map.similarity.clone(),
-        });
-        let locations = locations.collect();
-        Ok((LocateImage { file: file.to_owned(), width, height, locations, masks, timing_ms }, written))
+        Ok((answer, written))
     })
 }
 
@@ -257,53 +236,28 @@ pub fn label_files(
     output: Option<(&Path, LabelFiles)>,
     observer: &mut dyn Observer,
 ) -> Result<Document<LabelImage>, PredictError> {
-    let labeller = model.labeller()?;
+    model.labeller()?;
     model.check_names(&crate::sam_clip::semantic_names(classes, background)?)?;
     let mut writer = output.map(|(folder, _)| Writer::new(folder, &[])).transpose()?;
     let with_background = *background != Background::None;
-    each(model, inputs, observer, |file, image| {
-        let answer = labeller.label(image, classes, background)?;
-        let (width, height) = (image.width(), image.height());
+    each(About::of(model), inputs, observer, |file, image| {
+        let (record, labels) = answer::label(model, file, image, classes, background)?;
         let mut written = Vec::new();
         if let (Some(writer), Some((_, files))) = (writer.as_mut(), output) {
             let stem = writer.stem(file);
             if files.palette {
                 let path = writer.folder().join(format!("{stem}_label.png"));
-                output::write_label_map(&path, &answer.labels, classes.len(), with_background)?;
+                output::write_label_map(&path, &labels, classes.len(), with_background)?;
                 written.push(path);
             }
             if files.overlay {
                 let path = writer.folder().join(format!("{stem}_label_overlay.png"));
-                write_label_overlay(&path, image, &answer.labels, classes)?;
+                write_label_overlay(&path, image, &labels, classes)?;
                 written.push(path);
             }
         }
-        let mut found: Vec<ClassRecord> =
-            classes.iter().enumerate().filter_map(|(i, name)| class_record(&answer.labels, i, name)).collect();
-        found.sort_by(|a, b| b.area.cmp(&a.area).then(a.index.cmp(&b.index)));
-        let covered: usize = found.iter().map(|class| class.area).sum();
-        let record = LabelImage {
-            file: file.to_owned(),
-            width,
-            height,
-            classes: found,
-            background_area: width * height - covered,
-            timing_ms: answer.timing,
-        };
         Ok((record, written))
     })
-}
-
-fn class_mask(labels: &LabelMap, index: usize) -> Mask {
-    let data = labels.data.iter().map(|label| usize::from(*label) == index).collect();
-    Mask { width: labels.width, height: labels.height, data }
-}
-
-fn class_record(labels: &LabelMap, index: usize, name: &str) -> Option<ClassRecord> {
-    let mask = class_mask(labels, index);
-    let area = mask.area();
-    let segmentation = Segmentation::new(&rle::encode(&mask));
-    (area > 0).then(|| ClassRecord { name: name.to_owned(), index, area, segmentation })
 }
 
 fn write_label_overlay(path: &Path, image: &Image, labels: &LabelMap, classes: &[String]) -> Result<(), ImageError> {
@@ -318,13 +272,12 @@ fn write_label_overlay(path: &Path, image: &Image, labels: &LabelMap, classes: &
 
 /// Opens image after image and collects answers and failures.
 fn each<T>(
-    model: &Model,
+    About { model, precision }: About,
     inputs: &Inputs,
     observer: &mut dyn Observer,
     mut work: impl FnMut(&Path, &Image) -> Result<(T, Vec<PathBuf>), PredictError>,
 ) -> Result<Document<T>, PredictError> {
-    let mut document =
-        Document { model: model.name.clone(), precision: model.precision, images: Vec::new(), errors: Vec::new() };
+    let mut document = Document { model, precision, images: Vec::new(), errors: Vec::new() };
     for file in &inputs.files {
         let image = Image::open(file, &inputs.limits).map_err(PredictError::from);
         match image.and_then(|image| work(file, &image)) {

@@ -53,6 +53,8 @@ pub enum Command {
     Eval(cmd::eval::Args),
     /// Time a part of the work on this machine
     Bench(cmd::bench::Args),
+    /// Serve masks over HTTP: the page, JSON, and what labelling tools speak
+    Serve(Box<cmd::serve::Args>),
     /// Print the version, the engine and what this machine offers
     Version(cmd::version::Args),
     /// Print a completion script for a shell
@@ -61,7 +63,7 @@ pub enum Command {
 
 impl Command {
     /// Runs the verb and returns the exit code: 0 ok, 1 negative finding, 2 error.
-    pub fn run(self) -> Result<ExitCode> {
+    pub fn run(self, verbose: u8) -> Result<ExitCode> {
         match self {
             Self::Segment(args) => cmd::segment::run(args),
             Self::Everything(args) => cmd::everything::run(args),
@@ -79,10 +81,20 @@ impl Command {
             Self::Data(args) => cmd::data::run(args),
             Self::Eval(args) => cmd::eval::run(args),
             Self::Bench(args) => cmd::bench::run(args),
+            Self::Serve(args) => cmd::serve::run(*args, verbose),
             Self::Version(args) => cmd::version::run(args),
             Self::Completions(args) => cmd::completions::run(args),
         }
     }
+}
+
+/// The server's log: a line per request at the first level already, as JSON if asked.
+pub fn init_serve_tracing(verbose: u8, json: bool) {
+    use tracing_subscriber::EnvFilter;
+    let level = if verbose == 0 { "info" } else { "debug" };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let _ = if json { log.json().flatten_event(true).try_init() } else { log.try_init() };
 }
 
 /// Log lines go to stderr; `RUST_LOG` overrides the level.

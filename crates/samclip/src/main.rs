@@ -18,11 +18,13 @@ fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    cli::init_tracing(cli.verbose);
+    if !matches!(cli.command, cli::Command::Serve(_)) {
+        cli::init_tracing(cli.verbose);
+    }
     if samclip_kernels::isa::amx_refused() {
         eprintln!("note: the system refuses AMX to this process; products are in f32");
     }
-    match cli.command.run() {
+    match cli.command.run(cli.verbose) {
         Ok(code) => code,
         Err(error) => {
             cmd::common::print_error(&error);

@@ -16,7 +16,7 @@ use samclip_predict::{Format, Model, ModelSpec, Precision, PredictError, inputs}
 #[derive(Debug, clap::Args)]
 pub struct ModelArgs {
     /// Model variant (`samclip models` lists them); sam_clip_nano is built in
-    #[arg(long, default_value = "sam_clip_nano", value_name = "NAME")]
+    #[arg(long, default_value = Self::STANDARD, value_name = "NAME")]
     pub model: String,
     /// Weight file: safetensors, .pth or .bin, with Meta's, OpenAI's or Hugging Face's names
     #[arg(long, value_name = "FILE")]
@@ -45,6 +45,9 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
+    /// The model that is built in.
+    pub const STANDARD: &'static str = "sam_clip_nano";
+
     /// Sets the number of threads and loads the model.
     pub fn load(&self) -> Result<Model> {
         self.set_threads()?;
@@ -246,7 +249,9 @@ pub fn print_error(error: &anyhow::Error) {
         let train = || cause.downcast_ref::<samclip_train::TrainError>().and_then(|e| e.hint());
         let data = || cause.downcast_ref::<samclip_data::DataError>().and_then(|e| e.hint());
         let eval = || cause.downcast_ref::<samclip_eval::EvalError>().and_then(|e| e.hint());
-        predict.or_else(weights).or_else(image).or_else(train).or_else(data).or_else(eval)
+        let serve = || cause.downcast_ref::<samclip_server::settings::ConfigError>().and_then(|e| e.hint());
+        let api = || cause.downcast_ref::<samclip_server::ApiError>().and_then(|e| e.hint.clone());
+        predict.or_else(api).or_else(serve).or_else(weights).or_else(image).or_else(train).or_else(data).or_else(eval)
     });
     // Our own messages quote their cause already.
     let mut message = error.to_string();

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::ValueEnum;
 use samclip_predict::verbs::{LabelFiles, label_files};
 use samclip_predict::{Background, inputs};
@@ -47,7 +47,7 @@ enum LabelFormat {
 
 /// Runs the verb.
 pub fn run(args: Args) -> Result<ExitCode> {
-    let asked = args.background.as_deref().map(background).transpose()?;
+    let asked = args.background.as_deref().map(Background::parse).transpose()?;
     let classes = inputs::read_names(&args.classes)?;
     let inputs = args.images.inputs()?;
     let model = args.model.load()?;
@@ -64,17 +64,4 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let document = label_files(&model, &inputs, &classes, &asked.unwrap_or(standard), output, &mut progress)?;
     drop(progress);
     finish(&document, args.json)
-}
-
-fn background(mode: &str) -> Result<Background> {
-    Ok(match mode {
-        "none" => Background::None,
-        "word" => Background::Word,
-        "extended" => Background::Extended,
-        "thresh" => Background::Thresh(None),
-        _ => match mode.strip_prefix("thresh=").map(str::parse::<f32>) {
-            Some(Ok(p)) if (0.0..=1.0).contains(&p) => Background::Thresh(Some(p)),
-            _ => bail!("background mode does not parse: expected none, word, extended, thresh or thresh=P, found `{mode}`"),
-        },
-    })
 }

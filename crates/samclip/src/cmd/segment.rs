@@ -5,10 +5,12 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use samclip_predict::verbs::{SegmentRequest, segment_files};
+use samclip_image::Mask;
+use samclip_predict::verbs::{SegmentRequest, mask_files, segment_files};
 use samclip_predict::{SegmentOptions, TextMode, prompt};
 
 use super::common::{ImageArgs, MaskOutputArgs, ModelArgs, Progress, finish};
+use super::remote::{Remote, ServerArgs};
 
 /// Arguments of `samclip segment`.
 #[derive(Debug, clap::Args)]
@@ -41,6 +43,8 @@ pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
+    server: ServerArgs,
+    #[command(flatten)]
     output: MaskOutputArgs,
 }
 
@@ -68,9 +72,17 @@ pub fn run(args: Args) -> Result<ExitCode> {
     };
     request.validate()?;
     let inputs = args.images.inputs()?;
-    let model = args.model.load()?;
     let mut progress = Progress::new(inputs.files.len(), args.output.json);
-    let document = segment_files(&model, &inputs, &request, args.output.spec().as_ref(), &mut progress)?;
+    let output = args.output.spec();
+    let document = match Remote::new(&args.server, &args.model)? {
+        None => segment_files(&args.model.load()?, &inputs, &request, output.as_ref(), &mut progress)?,
+        Some(remote) => {
+            let mask = request.mask.as_deref().map(Mask::open).transpose()?;
+            mask_files(remote.about()?, &inputs, output.as_ref(), &mut progress, |file, image| {
+                remote.segment(file, image, &request, mask.as_ref())
+            })?
+        }
+    };
     drop(progress);
     for image in &document.images {
         for text in image.masks.iter().filter(|m| m.area == 0).filter_map(|m| m.text.as_ref()) {

@@ -1,0 +1,365 @@
+"""Latency and load of `samclip serve` on loopback: `python benches/serve_load.py --binary target/release/samclip`.
+
+Standard library only; server and clients share the machine. Prints Markdown tables. Parts: latency, mixed, overload,
+hostile (slow and aborted connections), drain. `--seconds` is the length of the mixed load.
+"""
+
+import argparse
+import asyncio
+import base64
+import json
+import random
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+
+
+class Server:
+    """A server process; its log goes to a file."""
+
+    def __init__(self, binary, extra):
+        self.log = open("/dev/null" if not LOG else LOG, "a")
+        self.process = subprocess.Popen(
+            [binary, "serve", "--port", "0", *extra], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        )
+        for line in self.process.stderr:
+            found = re.search(r"serves on http://([\d.]+):(\d+)", line)
+            if found:
+                self.host, self.port = found[1], int(found[2])
+                break
+        else:
+            sys.exit("the server did not start")
+        import threading
+
+        threading.Thread(target=lambda: [self.log.write(line) for line in self.process.stderr], daemon=True).start()
+
+    def rss(self):
+        with open(f"/proc/{self.process.pid}/status") as status:
+            return int(re.search(r"VmRSS:\s+(\d+)", status.read())[1]) / 1024
+
+    async def ready(self):
+        for _ in range(1200):
+            try:
+                if (await Client(self).get("/readyz"))[0] == 200:
+                    return
+            except OSError:
+                pass
+            await asyncio.sleep(0.05)
+        sys.exit("the server is not ready")
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=60)
+
+
+LOG = None
+
+
+class Client:
+    """One connection that is kept."""
+
+    def __init__(self, server):
+        self.server, self.reader, self.writer = server, None, None
+
+    async def connect(self):
+        self.reader, self.writer = await asyncio.open_connection(self.server.host, self.server.port, limit=1 << 26)
+
+    async def request(self, method, path, body=b""):
+        if self.writer is None or self.writer.is_closing():
+            await self.connect()
+        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        self.writer.write(head.encode() + body)
+        await self.writer.drain()
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        status = int(head.split(b" ", 2)[1])
+        length = int(re.search(rb"content-length: (\d+)", head, re.I)[1])
+        data = await self.reader.readexactly(length)
+        if re.search(rb"connection: close", head, re.I):
+            self.close()
+        return status, data
+
+    async def get(self, path):
+        return await self.request("GET", path)
+
+    async def post(self, path, body):
+        return await self.request("POST", path, body)
+
+    def close(self):
+        if self.writer is not None:
+            self.writer.close()
+        self.writer = None
+
+
+def bmp(width, height, seed):
+    """A picture that no cache knows: smooth colours, 24 bits."""
+    rng = random.Random(seed)
+    a, b, c = (rng.randrange(1, 200) for _ in range(3))
+    stride = (width * 3 + 3) // 4 * 4
+    rows = bytearray()
+    for y in range(height):
+        row = bytes((x * a // 97 + y * b // 89 + k * c) & 255 for x in range(0, width, 8) for k in range(3) for _ in (0,))
+        wide = b"".join(row[i : i + 3] * 8 for i in range(0, len(row), 3))[: width * 3]
+        rows += wide.ljust(stride, b"\0")
+    head = b"BM" + (54 + len(rows)).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little")
+    head += (40).to_bytes(4, "little") + width.to_bytes(4, "little") + height.to_bytes(4, "little")
+    return head + (1).to_bytes(2, "little") + (24).to_bytes(2, "little") + bytes(24) + bytes(rows)
+
+
+def body(**fields):
+    return json.dumps(fields).encode()
+
+
+def embed_body(picture):
+    return body(image=base64.b64encode(picture).decode())
+
+
+def percentile(values, share):
+    values = sorted(values)
+    return values[min(len(values) - 1, int(share * len(values)))] if values else float("nan")
+
+
+def click(key, size, rng):
+    return body(key=key, prompts=[{"points": [[rng.uniform(1, size[0] - 1), rng.uniform(1, size[1] - 1)]], "labels": [1]}])
+
+
+async def timed(call):
+    start = time.perf_counter()
+    status, data = await call
+    return status, data, (time.perf_counter() - start) * 1e3
+
+
+async def latency(server, photo):
+    client, rng = Client(server), random.Random(1)
+    first, clicks = [], []
+    for i in range(9):
+        # a new photo each time: the same JPEG with a comment at its end is new bytes, but the same pixels
+        picture = photo if i == 0 else None
+        data = embed_body(picture) if picture else embed_body(bmp(1000, 750, i))
+        status, answer, ms = await timed(client.post("/v1/embed", data))
+        assert status == 200, answer
+        first.append(ms)
+    answer = json.loads(answer)
+    size = answer["width"], answer["height"]
+    for _ in range(200):
+        status, data, ms = await timed(client.post("/v1/segment", click(answer["key"], size, rng)))
+        assert status == 200, data
+        clicks.append(ms)
+    print("| latency | ms |\n|---|---|")
+    print(f"| photo ({len(photo) // 1024} KiB JPEG) to its first embedding | {first[0]:.0f} |")
+    print(f"| 1000 x 750 picture (2.2 MB BMP as base64) to embedding, median of 8 | {statistics.median(first[1:]):.0f} |")
+    print(f"| click to mask in the client, median of 200 | {statistics.median(clicks):.1f} |")
+    print(f"| click to mask in the client, 95th percentile | {percentile(clicks, 0.95):.1f} |\n")
+
+
+class Tally:
+    def __init__(self):
+        self.prompts, self.embeds, self.statuses, self.refused = [], [], {}, []
+
+    def add(self, status, ms, kind):
+        self.statuses[status] = self.statuses.get(status, 0) + 1
+        if status == 200:
+            (self.prompts if kind == "prompt" else self.embeds).append(ms)
+        elif status == 429:
+            self.refused.append(ms)
+
+
+async def visitor(server, seed, until, tally, pictures, pause=0.0, encodes=0.02):
+    """Mostly clicks on an image of its own, now and then another image."""
+    client, rng = Client(server), random.Random(seed)
+    key, size = None, (320, 240)
+    while time.perf_counter() < until:
+        try:
+            if key is None or rng.random() < encodes:
+                status, data, ms = await timed(client.post("/v1/embed", pictures[rng.randrange(len(pictures))]))
+                tally.add(status, ms, "embed")
+                if status == 200:
+                    key = json.loads(data)["key"]
+            else:
+                status, data, ms = await timed(client.post("/v1/segment", click(key, size, rng)))
+                tally.add(status, ms, "prompt")
+                key = None if status == 404 else key
+            if status in (429, 503):
+                await asyncio.sleep(0.05 + rng.random() * 0.05)
+        except (OSError, asyncio.IncompleteReadError) as error:
+            tally.statuses["broken"] = tally.statuses.get("broken", 0) + 1
+            client.close()
+            await asyncio.sleep(0.05)
+        if pause:
+            await asyncio.sleep(rng.random() * 2 * pause)
+    client.close()
+
+
+async def mixed(server, seconds, clients=64):
+    # 400 pictures of 230 kB and their embeddings are more than the cache holds, so that it evicts
+    pictures = [embed_body(bmp(320, 240, seed)) for seed in range(400)]
+    tally, start = Tally(), time.perf_counter()
+    until, rss = start + seconds, []
+
+    async def watch():
+        while time.perf_counter() < until:
+            rss.append((time.perf_counter() - start, server.rss()))
+            await asyncio.sleep(0.5)
+
+    await asyncio.gather(watch(), *(visitor(server, i, until, tally, pictures) for i in range(clients)))
+
+    def during(a, b):
+        return statistics.mean(r for t, r in rss if a * seconds <= t < b * seconds)
+
+    fifth = during(0.2, 0.3), during(0.9, 1.0)
+    median, p99 = statistics.median(tally.prompts), percentile(tally.prompts, 0.99)
+    print(f"| {clients} clients, {seconds} s, prompts and encodes mixed | |\n|---|---|")
+    print(f"| prompts answered, per second | {len(tally.prompts) / seconds:.1f} |")
+    print(f"| encodes answered, per second | {len(tally.embeds) / seconds:.1f} |")
+    print(f"| answers by code | {tally.statuses} |")
+    print(f"| prompt, median / 99th percentile, ms | {median:.0f} / {p99:.0f} ({p99 / median:.1f} x) |")
+    print(f"| resident memory, third tenth / last tenth of the time, MB | {fifth[0]:.0f} / {fifth[1]:.0f} ({(fifth[1] / fifth[0] - 1) * 100:+.1f} %) |\n")
+
+
+async def overload(binary, seconds):
+    """Goodput with as many clients as the queue has places, and with eight times as many."""
+    rows = []
+    for clients in (16, 128):
+        server = Server(binary, ["--queue", "16"])
+        await server.ready()
+        pictures = [embed_body(bmp(320, 240, seed)) for seed in range(8)]
+        tally = Tally()
+        until = time.perf_counter() + seconds
+        await asyncio.gather(*(visitor(server, i, until, tally, pictures, encodes=0.0) for i in range(clients)))
+        rows.append((clients, len(tally.prompts) / seconds, tally))
+        server.stop()
+    (_, peak, _), (_, goodput, tally) = rows
+    print("| overload, queue of 16 | |\n|---|---|")
+    print(f"| answers per second, 16 clients | {peak:.1f} |")
+    print(f"| answers per second, 128 clients | {goodput:.1f} ({goodput / peak * 100:.0f} % of the peak) |")
+    print(f"| answers by code, 128 clients | {tally.statuses} |")
+    print(f"| time to a 429, median / 95th / 99th percentile, ms | {statistics.median(tally.refused):.1f} / {percentile(tally.refused, 0.95):.1f} / {percentile(tally.refused, 0.99):.1f} |\n")
+
+
+async def normal(server, count, key, size):
+    client, rng, times = Client(server), random.Random(3), []
+    for _ in range(count):
+        status, data, ms = await timed(client.post("/v1/segment", click(key, size, rng)))
+        assert status == 200, data
+        times.append(ms)
+    client.close()
+    return times
+
+
+async def hostile(server):
+    status, data = await Client(server).post("/v1/embed", embed_body(bmp(1000, 750, 99)))
+    answer = json.loads(data)
+    key, size = answer["key"], (answer["width"], answer["height"])
+    alone = await normal(server, 100, key, size)
+    lorises = []
+    for i in range(500):
+        _, writer = await asyncio.open_connection(server.host, server.port)
+        writer.write(b"POST /v1/segment HTTP/1.1\r\nHost: x\r\n" + (b"Content-Length: 9999999\r\nContent-Type: application/json\r\n\r\n{" if i % 2 else b"X-A"))
+        lorises.append(writer)
+
+    async def drip():
+        while True:
+            for writer in lorises:
+                try:
+                    writer.write(b"a")
+                except OSError:
+                    pass
+            await asyncio.sleep(1)
+
+    task = asyncio.create_task(drip())
+    beside = await normal(server, 100, key, size)
+    part = embed_body(bmp(1000, 750, 98))[:1_000_000]
+
+    async def abort():
+        for _ in range(200):
+            _, writer = await asyncio.open_connection(server.host, server.port)
+            writer.write(b"POST /v1/embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 3000000\r\n\r\n" + part)
+            await asyncio.sleep(0.005)
+            writer.transport.abort()
+
+    aborting = asyncio.create_task(abort())
+    aborted = await normal(server, 100, key, size)
+    await aborting
+    task.cancel()
+    for writer in lorises:
+        writer.transport.abort()
+    after = await normal(server, 100, key, size)
+    print("| a normal client's click to mask, median / 95th percentile, ms | |\n|---|---|")
+    for name, times in (("alone", alone), ("beside 500 slow connections", beside), ("while 200 uploads are aborted as well", aborted), ("afterwards", after)):
+        print(f"| {name} | {statistics.median(times):.1f} / {percentile(times, 0.95):.1f} |")
+    print()
+
+
+async def drain(binary):
+    """SIGTERM under load: whoever was accepted is answered."""
+    server = Server(binary, [])
+    await server.ready()
+    counts = {"sent": 0, "answered": 0, "refused": 0, "lost": 0, "no connection": 0}
+    pictures = [embed_body(bmp(320, 240, seed)) for seed in range(64)]
+    stop = asyncio.Event()
+
+    async def one(seed):
+        client, rng = Client(server), random.Random(seed)
+        while not stop.is_set():
+            try:
+                if client.writer is None or client.writer.is_closing():
+                    await client.connect()
+            except OSError:
+                counts["no connection"] += 1
+                return
+            counts["sent"] += 1
+            try:
+                status, _ = await client.post("/v1/embed", pictures[rng.randrange(64)])
+                counts["answered" if status == 200 else "refused"] += 1
+                if status != 200:
+                    await asyncio.sleep(0.02)
+            except (OSError, asyncio.IncompleteReadError):
+                counts["lost"] += 1
+                client.close()
+
+    tasks = [asyncio.create_task(one(i)) for i in range(32)]
+    await asyncio.sleep(3)
+    start = time.perf_counter()
+    server.process.send_signal(signal.SIGTERM)
+    while server.process.poll() is None:
+        await asyncio.sleep(0.02)
+    took = time.perf_counter() - start
+    stop.set()
+    await asyncio.gather(*tasks)
+    print("| SIGTERM under the load of 32 clients | |\n|---|---|")
+    print(f"| requests sent / answered / refused (429, 503) / lost | {counts['sent']} / {counts['answered']} / {counts['refused']} / {counts['lost']} |")
+    print(f"| time to the end of the process, s (exit code {server.process.returncode}) | {took:.2f} |\n")
+
+
+async def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--binary", default="target/release/samclip")
+    parser.add_argument("--photo", default="examples/astronaut.jpg")
+    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--parts", default="latency,mixed,overload,hostile,drain")
+    parser.add_argument("--server", default="", help="more arguments of samclip serve, separated by spaces")
+    args = parser.parse_args()
+    parts, extra = args.parts.split(","), args.server.split()
+    if {"latency", "hostile"} & set(parts):
+        server = Server(args.binary, extra)
+        await server.ready()
+        if "latency" in parts:
+            with open(args.photo, "rb") as photo:
+                await latency(server, photo.read())
+        if "hostile" in parts:
+            await hostile(server)
+        server.stop()
+    if "mixed" in parts:
+        server = Server(args.binary, [*extra, "--cache-mb", "128", "--queue", "128"])
+        await server.ready()
+        await mixed(server, args.seconds)
+        server.stop()
+    if "overload" in parts:
+        await overload(args.binary, min(args.seconds, 30))
+    if "drain" in parts:
+        await drain(args.binary)
+
+
+asyncio.run(main())
