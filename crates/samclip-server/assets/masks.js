@@ -61,6 +61,7 @@ async function render(owner, entry, mask, colour, fine) {
     const result = await work('bitmap', { mask, rgb: rgb(colour), budget });
     entry.picture?.bitmap?.close();
     entry.picture = { ...result, outline: result.rings && outline(result.rings) };
+    entry.picture.corners = result.rings?.reduce((sum, ring) => sum + ring.length / 2, 0) || 0;
     delete entry.picture.rings;
   } catch (error) {
     entry.picture = null;

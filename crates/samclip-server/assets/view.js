@@ -19,6 +19,7 @@ const scratch = document.createElement('canvas').getContext('2d');
 export const view = {
   scale: 1, left: 0, top: 0, fitted: true, width: 0, height: 0, ratio: 1, shown: null,
   pointer: null, cursor: null, draft: null, preview: null,
+  moving: false, // the view is being zoomed or moved
   overlay: null, // drawn over the masks by a mode: a function (context, view)
   mode: null, // 'everything' or 'heat': masks step back
 };
@@ -103,7 +104,8 @@ function drawObject(photo, object, active, quiet) {
 }
 
 function drawOutline(image, colour, width, quiet = 1) {
-  if (!image?.outline) return;
+  // Long outlines wait until the view rests: they are what costs most in a frame.
+  if (!image?.outline || (view.moving && image.corners > 2000)) return;
   maskContext.save();
   toPhoto(maskContext);
   maskContext.globalAlpha = quiet;
@@ -215,7 +217,12 @@ export function reveal([x, y]) {
   if (!view.fitted && (dx || dy)) pan(dx, dy);
 }
 
+let rest = 0;
+
 function moved() {
+  view.moving = true;
+  clearTimeout(rest);
+  rest = setTimeout(() => { view.moving = false; redraw('masks'); }, 120);
   redraw();
   emit('view');
 }
