@@ -3,7 +3,8 @@
     python benches/accuracy.py WEIGHTS.pth PHOTO... [--samclip target/release/samclip]
 
 PyTorch (segment_anything as published) computes embedding and mask logits; `samclip weights check` compares, once
-per tier: relative L2 of the embedding and the smallest IoU of the three masks. Writes benches/runs/DATE_accuracy.json,
+per tier: relative L2 of the embedding and the smallest IoU of the three masks. PyTorch's own bf16 is the last row.
+Writes benches/runs/DATE_accuracy.json,
 which `xtask bench-table` reads. WEIGHTS.pth is what peers/make_inputs.py writes.
 """
 
@@ -24,14 +25,10 @@ from segment_anything.utils.transforms import ResizeLongestSide
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TIERS = [("amx", "bf16"), ("amx", "f32"), ("avx512", "f32"), ("avx2", "f32")]
+PEER = ("PyTorch", "bf16 autocast")
 
 
-def reference(sam, photo, folder):
-    """Inputs and PyTorch's answers as files of `weights check`."""
-    image = ResizeLongestSide(1024).apply_image(np.array(Image.open(photo).convert("RGB")))
-    pixels = sam.preprocess(torch.as_tensor(image).permute(2, 0, 1)[None].float())
-    coords = torch.tensor([[[image.shape[1] / 2, image.shape[0] / 2]]])
-    labels = torch.ones((1, 1))
+def answers(sam, pixels, coords, labels):
     with torch.no_grad():
         embedding = sam.image_encoder(pixels)
         sparse, dense = sam.prompt_encoder(points=(coords, labels), boxes=None, masks=None)
@@ -39,8 +36,24 @@ def reference(sam, photo, folder):
             image_embeddings=embedding, image_pe=sam.prompt_encoder.get_dense_pe(),
             sparse_prompt_embeddings=sparse, dense_prompt_embeddings=dense, multimask_output=True,
         )
+    return embedding.float(), logits.float()
+
+
+def reference(sam, photo, folder):
+    """Inputs and PyTorch's answers as files of `weights check`; how far its own bf16 is from them."""
+    image = ResizeLongestSide(1024).apply_image(np.array(Image.open(photo).convert("RGB")))
+    pixels = sam.preprocess(torch.as_tensor(image).permute(2, 0, 1)[None].float())
+    coords = torch.tensor([[[image.shape[1] / 2, image.shape[0] / 2]]])
+    labels = torch.ones((1, 1))
+    embedding, logits = answers(sam, pixels, coords, labels)
     save_file({"pixels": pixels.contiguous(), "point_coords": coords, "point_labels": labels}, folder / "in.safetensors")
     save_file({"image_embedding": embedding.contiguous(), "low_res_logits": logits.contiguous()}, folder / "out.safetensors")
+    with torch.autocast("cpu", torch.bfloat16):
+        low, low_logits = answers(sam, pixels, coords, labels)
+    a, b = logits[0] > 0, low_logits[0] > 0
+    unions = (a | b).sum((1, 2))
+    ious = torch.where(unions > 0, (a & b).sum((1, 2)) / unions.clamp(min=1), 1.0)
+    return ((low - embedding).norm() / embedding.norm()).item(), ious.min().item()
 
 
 def measure(args, folder, isa, precision):
@@ -59,11 +72,12 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(2)
     sam = sam_model_registry["vit_b"](checkpoint=args.weights).eval()
-    found = {tier: [] for tier in TIERS}
+    found = {tier: [] for tier in [*TIERS, PEER]}
     with tempfile.TemporaryDirectory(prefix="samclip-accuracy-") as folder:
         folder = pathlib.Path(folder)
         for photo in args.photos:
-            reference(sam, photo, folder)
+            found[PEER].append(reference(sam, photo, folder))
+            print(pathlib.Path(photo).name, *PEER, *(f"{v:.6g}" for v in found[PEER][-1]), flush=True)
             for tier in TIERS:
                 found[tier].append(measure(args, folder, *tier))
                 print(pathlib.Path(photo).name, *tier, *(f"{v:.6g}" for v in found[tier][-1]), flush=True)

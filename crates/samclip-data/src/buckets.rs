@@ -7,6 +7,7 @@
 
 use crate::DataError;
 use crate::loader::generator;
+use crate::part::Part;
 use rand::Rng;
 
 /// Sides to choose from; without any, every batch has the base side.
@@ -52,21 +53,23 @@ impl Buckets {
 pub(crate) struct Cursor {
     batch: u64,
     taken: usize,
+    part: Part,
 }
 
 impl Cursor {
-    pub fn at(batch: u64) -> Self {
-        Self { batch, taken: 0 }
+    pub fn at(batch: u64, part: Part) -> Self {
+        Self { batch, taken: 0, part }
     }
 
-    /// The side of the next slot, as long as every sample can be read.
-    pub fn advance(&mut self, buckets: &Buckets) -> usize {
+    /// The side of the next slot, if this process reads it.
+    pub fn advance(&mut self, buckets: &Buckets) -> Option<usize> {
         let (side, size) = buckets.of(self.batch);
+        let mine = self.part.range(size).contains(&self.taken);
         self.taken += 1;
         if self.taken == size {
-            *self = Self::at(self.batch + 1);
+            *self = Self::at(self.batch + 1, self.part);
         }
-        side
+        mine.then_some(side)
     }
 }
 
@@ -93,10 +96,10 @@ mod tests {
     #[test]
     fn a_cursor_knows_the_side_of_every_slot() {
         let buckets = Buckets::new(9, 32, 8, &[32, 64]).unwrap();
-        let mut cursor = Cursor::at(5);
+        let mut cursor = Cursor::at(5, Part::WHOLE);
         for batch in 5..25 {
             let (side, size) = buckets.of(batch);
-            assert!((0..size).all(|_| cursor.advance(&buckets) == side));
+            assert!((0..size).all(|_| cursor.advance(&buckets) == Some(side)));
         }
     }
 }

@@ -8,9 +8,11 @@
 use crate::augment::Augment;
 use crate::buckets::{Buckets, Cursor};
 use crate::item::Targets;
+use crate::part::Part;
 use crate::pool::{Pool, lock};
 use crate::{DataError, Dataset, TrainItem};
 use rand::SeedableRng;
+use rand::Rng;
 use rand::distr::{Distribution, weighted::WeightedIndex};
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -78,7 +80,7 @@ pub struct LoaderConfig {
     pub workers: usize,
     /// Batches that may wait ready.
     pub prefetch: usize,
-    /// Unreadable samples are skipped and counted; one more than this is an error.
+    /// Unreadable samples are counted and others take their places; one more than this is an error.
     pub max_skipped: usize,
 }
 
@@ -99,10 +101,12 @@ pub struct Position {
 /// Samples of one step.
 #[derive(Debug, Clone)]
 pub struct Batch {
-    /// The samples, in stream order.
+    /// The samples, in stream order: those of the loader's [`Part`].
     pub items: Vec<TrainItem>,
     /// Side of the square in pixels.
     pub side: usize,
+    /// Samples of the whole batch, those of other processes included.
+    pub size: usize,
 }
 
 impl Batch {
@@ -133,6 +137,7 @@ impl Batch {
 /// The stream of batches.
 pub struct Loader {
     stream: Arc<Stream>,
+    part: Part,
     slot: u64,
     batch: u64,
     skipped: usize,
@@ -146,45 +151,59 @@ impl Loader {
     /// # Errors
     /// No samples, a weight that is not positive, a zero size, or a bad augmentation.
     pub fn new(sources: Vec<Source>, config: LoaderConfig) -> Result<Self, DataError> {
+        Self::of_part(sources, config, Part::WHOLE)
+    }
+
+    /// As [`Loader::new`]; reads only the samples of one process.
+    ///
+    /// # Errors
+    /// As [`Loader::new`], and more processes than samples in any batch.
+    pub fn of_part(sources: Vec<Source>, config: LoaderConfig, part: Part) -> Result<Self, DataError> {
         let stream = Arc::new(Stream::new(sources, config)?);
-        let mut loader = Self { stream, slot: 0, batch: 0, skipped: 0, last_skipped: None, pool: None };
+        let (most, ranks) = (part.count(stream.buckets.largest()), part.ranks);
+        if most < ranks {
+            return Err(DataError::Config(format!("{ranks} processes cannot share batches of {most} parts")));
+        }
+        let mut loader = Self { stream, part, slot: 0, batch: 0, skipped: 0, last_skipped: None, pool: None };
         loader.start();
         Ok(loader)
     }
 
-    /// The next batch; unreadable samples are skipped and the following ones take their place.
+    /// The next batch; another sample of the epoch takes the place of an unreadable one.
     ///
     /// # Errors
     /// More unreadable samples than `max_skipped` since the loader was made.
     pub fn next_batch(&mut self) -> Result<Batch, DataError> {
-        let config = &self.stream.config;
         let (side, size) = self.stream.buckets.of(self.batch);
-        let mut items = Vec::with_capacity(size);
-        while items.len() < size {
-            let read = match &self.pool {
-                Some(pool) => pool.take(self.slot),
-                None => self.stream.read(self.slot, side),
-            };
-            let read = match read {
-                // read ahead for another batch, because a sample before it could not be read
-                Ok(item) if item.image.width() != side => self.stream.read(self.slot, side),
-                read => read,
-            };
-            self.slot += 1;
-            match read {
-                Ok(item) => items.push(item),
-                Err(error) => {
-                    self.skipped += 1;
-                    self.last_skipped = Some(error.to_string());
-                    if self.skipped > config.max_skipped {
-                        let (skipped, limit) = (self.skipped, config.max_skipped);
-                        return Err(DataError::TooManyCorrupt { skipped, limit, last: error.to_string() });
-                    }
-                }
-            }
-        }
+        let begin = self.slot;
+        let slots = self.part.range(size).map(|i| begin + i as u64);
+        let items = slots.map(|slot| self.item(slot, side)).collect::<Result<_, _>>()?;
+        self.slot += size as u64;
         self.batch += 1;
-        Ok(Batch { items, side })
+        Ok(Batch { items, side, size })
+    }
+
+    /// The sample of a slot, or the first of its spares that can be read.
+    fn item(&mut self, slot: u64, side: usize) -> Result<TrainItem, DataError> {
+        let mut read = match &self.pool {
+            Some(pool) => pool.take(slot),
+            None => self.stream.read(slot, side),
+        };
+        let mut attempt = 0;
+        loop {
+            let error = match read {
+                Ok(item) => return Ok(item),
+                Err(error) => error,
+            };
+            self.skipped += 1;
+            self.last_skipped = Some(error.to_string());
+            let (skipped, limit) = (self.skipped, self.stream.config.max_skipped);
+            if skipped > limit {
+                return Err(DataError::TooManyCorrupt { skipped, limit, last: error.to_string() });
+            }
+            read = self.stream.spare(slot, side, attempt);
+            attempt += 1;
+        }
     }
 
     /// Where the next batch starts.
@@ -236,7 +255,7 @@ impl Loader {
         let config = &self.stream.config;
         if config.workers > 0 {
             let window = (config.prefetch.max(1) * self.stream.buckets.largest()) as u64;
-            let from = (self.slot, Cursor::at(self.batch));
+            let from = (self.slot, Cursor::at(self.batch, self.part));
             self.pool = Some(Pool::start(&self.stream, from, config.workers, window));
         }
     }
@@ -278,13 +297,27 @@ impl Stream {
     }
 
     pub(crate) fn read(&self, slot: u64, side: usize) -> Result<TrainItem, DataError> {
+        let index = slot % self.epoch_len;
+        self.read_at(slot, index, 1, side)
+    }
+
+    /// What stands in for an unreadable sample: one drawn from the same epoch, a pure function of (slot,
+    /// attempt), so that no other slot moves.
+    fn spare(&self, slot: u64, side: usize, attempt: u64) -> Result<TrainItem, DataError> {
         let (epoch, index) = (slot / self.epoch_len, slot % self.epoch_len);
-        let (source, sample) = self.order(epoch)[index as usize];
+        let mut rng = generator(self.config.seed, epoch, index, 3 + 2 * attempt);
+        self.read_at(slot, rng.random_range(0..self.epoch_len), 4 + 2 * attempt, side)
+    }
+
+    /// The sample at `at` in the order of the slot's epoch, augmented by the slot's generator of `purpose`.
+    fn read_at(&self, slot: u64, at: u64, purpose: u64, side: usize) -> Result<TrainItem, DataError> {
+        let (epoch, index) = (slot / self.epoch_len, slot % self.epoch_len);
+        let (source, sample) = self.order(epoch)[at as usize];
         let (source, sample) = (source as usize, sample as usize);
         let Source { dataset, augment, .. } = &self.sources[source];
         let config = &self.config;
         let work = || {
-            let mut rng = generator(config.seed, epoch, index, 1);
+            let mut rng = generator(config.seed, epoch, index, purpose);
             let augment = augment.as_ref().unwrap_or(&config.augment);
             let read = dataset.get(sample)?;
             let dataset = dataset.as_ref();

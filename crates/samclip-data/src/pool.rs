@@ -66,7 +66,10 @@ impl Shared {
             }
             let slot = state.next;
             state.next += 1;
-            let side = state.cursor.advance(&stream.buckets);
+            let Some(side) = state.cursor.advance(&stream.buckets) else {
+                state.end += 1; // another process reads it
+                continue;
+            };
             drop(state);
             let read = stream.read(slot, side);
             state = lock(&self.state);

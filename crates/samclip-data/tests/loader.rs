@@ -2,7 +2,7 @@
 
 use samclip_data::augment::{Augment, ColorJitter, Geometry};
 use samclip_data::loader::{Batch, Loader, LoaderConfig, Mixing, Source};
-use samclip_data::{DataError, Dataset, Sample, Targets};
+use samclip_data::{DataError, Dataset, Part, Sample, Targets};
 use samclip_image::{Image, LabelMap, Mask, Normalization};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -247,4 +247,25 @@ fn several_sides_are_exact_with_threads_corrupt_samples_and_resuming() {
         assert_eq!(whole.take_last_skipped().is_some(), bad > 0);
         assert!(whole.take_last_skipped().is_none());
     }
+}
+
+#[test]
+fn processes_share_batches_without_moving_a_sample() {
+    let config = || LoaderConfig { sides: vec![16, 32], max_skipped: 1000, ..config(Mixing::Concat, 2) };
+    let of = |rank, ranks| {
+        Loader::of_part(vec![source("a", 23, 3, 1.0)], config(), Part { rank, ranks, shards: 4 }).unwrap()
+    };
+    let mut whole = of(0, 1);
+    let mut parts: Vec<Loader> = (0..2).map(|rank| of(rank, 2)).collect();
+    for _ in 0..20 {
+        let expected = whole.next_batch().unwrap();
+        let found: Vec<Batch> = parts.iter_mut().map(|p| p.next_batch().unwrap()).collect();
+        assert!(found.iter().all(|b| (b.side, b.size) == (expected.side, expected.items.len())));
+        let items = found.into_iter().flat_map(|b| b.items).collect();
+        assert_eq!(print(&Batch { items, ..expected.clone() }), print(&expected));
+        assert!(parts.iter().all(|p| p.position() == whole.position()));
+    }
+    assert_eq!(parts.iter().map(Loader::skipped).sum::<usize>(), whole.skipped());
+    let many = Part { rank: 0, ranks: 8, shards: 8 };
+    assert!(Loader::of_part(vec![source("a", 23, 0, 1.0)], config(), many).is_err());
 }

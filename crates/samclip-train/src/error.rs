@@ -62,6 +62,9 @@ pub enum TrainError {
         /// What the system said, and the file.
         message: String,
     },
+    /// The processes of a run do not fit together.
+    #[error("{0}")]
+    World(String),
     /// A loss or a gradient is not finite.
     #[error("step {step}: {term} is not finite ({value})")]
     NonFinite {
@@ -96,6 +99,10 @@ impl TrainError {
             Self::Io { source, .. } if is_full(source) => {
                 Some("the last checkpoint is intact; make room, then the same command continues".to_owned())
             }
+            Self::World(_) => Some(
+                "build with `--features mpi` and start with `mpirun -n N` or `srun --mpi=pmix` (docs/guides/scaling.md)"
+                    .to_owned(),
+            ),
             Self::Weights(error) => error.hint(),
             Self::Data(error) => error.hint(),
             _ => None,

@@ -10,7 +10,7 @@ use crate::photo_teacher::PhotoTeacher;
 use crate::recipe::Task;
 use crate::teacher::Teacher;
 use samclip_data::loader::{Batch, Loader, LoaderConfig, Mixing, Position, Source};
-use samclip_data::{Dataset, Targets};
+use samclip_data::{Dataset, Part, Targets};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -43,8 +43,8 @@ pub struct Feed {
     pub skipped: usize,
 }
 
-/// The loader of a task.
-pub fn loader(task: &Task, datasets: &[Arc<dyn Dataset>], seed: u64) -> Result<Loader, TrainError> {
+/// The loader of a task: what this process reads of it.
+pub fn loader(task: &Task, datasets: &[Arc<dyn Dataset>], seed: u64, part: Part) -> Result<Loader, TrainError> {
     let sources: Vec<Source> = datasets
         .iter()
         .zip(&task.data)
@@ -64,7 +64,7 @@ pub fn loader(task: &Task, datasets: &[Arc<dyn Dataset>], seed: u64) -> Result<L
         prefetch: 2,
         max_skipped: task.max_skipped,
     };
-    Ok(Loader::new(sources, config)?)
+    Ok(Loader::of_part(sources, config, part)?)
 }
 
 impl Feed {

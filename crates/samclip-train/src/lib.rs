@@ -30,8 +30,10 @@ pub mod teach;
 pub mod teacher;
 pub mod train;
 pub mod vocabulary;
+pub mod world;
 
 pub use error::TrainError;
 pub use recipe::Recipe;
 pub use report::StepReport;
-pub use train::{Observer, Outcome, RunOptions, run};
+pub use train::{Observer, Outcome, RunOptions, run, run_in};
+pub use world::World;

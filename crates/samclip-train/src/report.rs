@@ -1,6 +1,9 @@
 //! What steps report, and their means for the log.
 
+use crate::error::TrainError;
 use crate::run_log::Line;
+use crate::world::World;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// What one step reports.
@@ -18,6 +21,33 @@ pub struct StepReport {
     pub images: usize,
     /// Unreadable photos that this session has skipped.
     pub skipped: usize,
+}
+
+/// What one process saw in a step.
+#[derive(Default, Serialize, Deserialize)]
+pub(crate) struct Told {
+    /// (`task/objective/term`, value, its part of the loss).
+    pub terms: Vec<(String, f32, f32)>,
+    pub images: usize,
+    pub skipped: usize,
+}
+
+impl Told {
+    /// What all processes saw, in their order, without rates and norms.
+    pub fn of_all(self, world: &mut World) -> Result<StepReport, TrainError> {
+        let bad = |error: serde_json::Error| TrainError::World(format!("a process sent no report: {error}"));
+        let mut report = StepReport::default();
+        for bytes in world.gather(serde_json::to_vec(&self).map_err(bad)?) {
+            let told: Self = serde_json::from_slice(&bytes).map_err(bad)?;
+            report.images += told.images;
+            report.skipped += told.skipped;
+            for (name, value, part) in told.terms {
+                report.loss += part;
+                report.losses.push((name, value));
+            }
+        }
+        Ok(report)
+    }
 }
 
 /// Means between two lines of the log.

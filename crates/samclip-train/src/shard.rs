@@ -9,6 +9,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use samclip_data::loader::Batch;
 use samclip_image::Normalization;
+use samclip_models::sam_clip::SamClip;
 use std::cell::OnceCell;
 
 /// What a part of a batch answers: terms (name, value, weight) and gradients.
@@ -25,16 +26,18 @@ fn step_rng(seed: u64, step: usize, shard: usize) -> ChaCha8Rng {
 }
 
 impl Trainer {
-    /// Cuts a batch into the recipe's parts, as evenly as it goes.
-    pub(crate) fn shards(&self, fed: Fed) -> Vec<(Batch, TeacherOutputs)> {
-        let (n, side) = (fed.batch.items.len(), fed.batch.side);
-        let count = self.recipe.shards.min(n);
-        let mut items = fed.batch.items.into_iter();
-        (0..count)
+    /// Cuts what this process has read of a batch into its shards, each with its number.
+    pub(crate) fn shards(&self, fed: Fed) -> Vec<(usize, Batch, TeacherOutputs)> {
+        let Batch { items, side, size } = fed.batch;
+        let (n, begin) = (items.len(), self.part.range(size).start);
+        let mut items = items.into_iter();
+        self.part
+            .shards(size)
             .map(|k| {
-                let range = n * k / count..n * (k + 1) / count;
+                let range = self.part.samples(k, size);
                 let items = items.by_ref().take(range.len()).collect();
-                (Batch { items, side }, shard_outputs(&fed.teachers, n, range))
+                let own = range.start - begin..range.end - begin;
+                (k, Batch { items, side, size }, shard_outputs(&fed.teachers, n, own))
             })
             .collect()
     }
@@ -43,11 +46,10 @@ impl Trainer {
     pub(crate) fn shard_step(
         &self,
         i: usize,
-        k: usize,
-        (batch, teachers): &(Batch, TeacherOutputs),
+        model: &SamClip,
+        (k, batch, teachers): &(usize, Batch, TeacherOutputs),
     ) -> Result<ShardAnswer, TrainError> {
         let (n, side) = (batch.items.len(), batch.side);
-        let model = &self.models[k];
         let pixels = batch.pixels(&Normalization::SAM);
         let pixels = Tensor::<4>::from_data(TensorData::new(pixels, vec![n, 3, side, side]), &self.device);
         let mut step = Step {
@@ -63,7 +65,7 @@ impl Trainer {
             teachers,
             tokens: model.tokens(pixels),
             clip: OnceCell::new(),
-            rng: step_rng(task_seed(self.recipe.seed, i), self.micro_step(), k),
+            rng: step_rng(task_seed(self.recipe.seed, i), self.micro_step(), *k),
             leaves: Leaves::default(),
         };
         let losses = step.losses()?;

@@ -12,19 +12,32 @@ use crate::optim;
 use crate::parameters::Parameters;
 use crate::recipe::Recipe;
 use crate::pace::Pace;
-use crate::report::StepReport;
+use crate::report::{StepReport, Told};
 use crate::start::start;
 use crate::vocabulary::Vocabulary;
+use crate::world::World;
 use crate::{export, plot, precision};
 use burn::tensor::Device;
+use samclip_data::Part;
 use samclip_models::init::Init;
 use samclip_models::sam_clip::{SamClip, SamClipConfig};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-/// Runs a recipe file.
+/// Runs a recipe file in one process.
 pub fn run(
+    path: &Path,
+    options: &RunOptions,
+    observer: &mut dyn Observer,
+    stop: &AtomicBool,
+) -> Result<Outcome, TrainError> {
+    run_in(World::alone(), path, options, observer, stop)
+}
+
+/// Runs a recipe file, in every process of `world` alike; only the first one writes.
+pub fn run_in(
+    world: World,
     path: &Path,
     options: &RunOptions,
     observer: &mut dyn Observer,
@@ -42,7 +55,7 @@ pub fn run(
         true => Inputs::synthetic(&recipe)?,
         false => Inputs::open(&recipe, &Places::new(path, options))?,
     };
-    Trainer::new(recipe, text, inputs, options)?.run(observer, stop)
+    Trainer::in_world(world, recipe, text, inputs, options)?.run(observer, stop)
 }
 
 /// The recipe's text with another seed in its line `seed = …`.
@@ -65,7 +78,10 @@ pub struct Trainer {
     out: PathBuf,
     config: SamClipConfig,
     pub(crate) device: Device,
-    /// One copy per shard: graphs that share leaves would share a lock.
+    world: World,
+    /// What this process does of every batch.
+    pub(crate) part: Part,
+    /// One copy per shard of this process: graphs that share leaves would share a lock.
     pub(crate) models: Vec<SamClip>,
     pools: Vec<rayon::ThreadPool>,
     pub(crate) parameters: Parameters,
@@ -82,13 +98,20 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Prepares a run, or continues the one in the run directory.
-    pub fn new(
+    /// Prepares a run of one process, or continues the one in the run directory.
+    pub fn new(recipe: Recipe, text: String, inputs: Inputs, options: &RunOptions) -> Result<Self, TrainError> {
+        Self::in_world(World::alone(), recipe, text, inputs, options)
+    }
+
+    /// As [`Trainer::new`], as one of the processes of `world`.
+    pub fn in_world(
+        world: World,
         recipe: Recipe,
         text: String,
         inputs: Inputs,
         options: &RunOptions,
     ) -> Result<Self, TrainError> {
+        let part = world.part(recipe.shards)?;
         std::fs::create_dir_all(&options.out).map_err(TrainError::io(&options.out))?;
         precision::set(recipe.precision);
         let device = Device::flex().autodiff();
@@ -113,13 +136,14 @@ impl Trainer {
         };
         let mut feeds = Vec::new();
         for (i, (task, teachers)) in recipe.tasks.iter().zip(&inputs.teachers).enumerate() {
-            let loader = loader(task, &inputs.datasets[i], task_seed(recipe.seed, i))?;
+            let loader = loader(task, &inputs.datasets[i], task_seed(recipe.seed, i), part)?;
             let position = progress.as_ref().and_then(|p| p.positions.get(i)).copied();
             let cache = options.teacher_cache.as_deref();
             feeds.push(Feed::start(loader, teachers, &inputs.datasets[i], cache, position)?);
         }
-        let models: Vec<_> = (0..recipe.shards).map(|_| parameters.apply(model.clone(), &device)).collect();
-        let pools = pools(recipe.shards)?;
+        let shards = part.shards / world.size();
+        let models: Vec<_> = (0..shards).map(|_| parameters.apply(model.clone(), &device)).collect();
+        let pools = pools(shards)?;
         let (step, seconds) = progress.map_or((0, 0.0), |p| (p.step, p.seconds));
         let names_hash = inputs.text.names_hash();
         let out = options.out.clone();
@@ -129,6 +153,8 @@ impl Trainer {
             out,
             config,
             device,
+            world,
+            part,
             models,
             pools,
             parameters,
@@ -161,13 +187,19 @@ impl Trainer {
 
     /// Trains to the end of the recipe, or until `stop` is set.
     pub fn run(&mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome, TrainError> {
-        self.announce(observer)?;
-        let mut pace = Pace::open(&self.out, self.step)?;
-        while self.step < self.recipe.last_step() && !stop.load(Ordering::Relaxed) {
+        let first = self.world.is_first();
+        let mut pace = None;
+        if first {
+            self.announce(observer)?;
+            pace = Some(Pace::open(&self.out, self.step)?);
+        }
+        let begin = Instant::now();
+        while self.step < self.recipe.last_step() && !self.world.any(stop.load(Ordering::Relaxed)) {
             let begin = Instant::now();
             let report = self.train_step()?;
             let seconds = begin.elapsed().as_secs_f64();
             self.seconds += seconds;
+            let Some(pace) = &mut pace else { continue };
             let at = (self.step, self.recipe.last_step(), self.seconds);
             pace.step(report, seconds, at, self.recipe.log.every_steps, observer)?;
             let every = self.recipe.log.observe_every_steps;
@@ -179,9 +211,25 @@ impl Trainer {
                 plot::write_curve(&self.out, &self.recipe.name, pace.lines())?;
             }
         }
-        self.save()?;
-        plot::write_curve(&self.out, &self.recipe.name, pace.lines())?;
+        if let Some(pace) = &pace {
+            self.save()?;
+            plot::write_curve(&self.out, &self.recipe.name, pace.lines())?;
+            self.note_waiting(begin.elapsed().as_secs_f64(), observer);
+        }
+        self.world.any(false); // nobody leaves before the files are written
         Ok(Outcome { step: self.step, complete: self.step >= self.recipe.last_step(), model_file: self.model_file() })
+    }
+
+    /// What the processes cost each other.
+    fn note_waiting(&self, seconds: f64, observer: &mut dyn Observer) {
+        if self.world.size() > 1 {
+            let waited = self.world.waited().as_secs_f64();
+            let share = 100.0 * waited / seconds.max(1e-9);
+            observer.note(&format!(
+                "{} processes: {waited:.1} s of {seconds:.1} s in exchanges of the first one ({share:.1} %)",
+                self.world.size()
+            ));
+        }
     }
 
     fn announce(&self, observer: &mut dyn Observer) -> Result<(), TrainError> {
@@ -202,16 +250,19 @@ impl Trainer {
     /// One step over all tasks that are due.
     pub fn train_step(&mut self) -> Result<StepReport, TrainError> {
         let lr = optim::learning_rate(&self.recipe.optimizer, self.step, self.recipe.steps);
-        let mut report = StepReport { lr, ..StepReport::default() };
+        let mut told = Told::default();
         for micro in 0..self.recipe.optimizer.accumulate {
             self.micro = micro;
             for i in 0..self.setups.len() {
                 if self.setups[i].task.is_due(self.step) {
-                    self.task_step(i, &mut report)?;
+                    self.task_step(i, &mut told)?;
                 }
             }
         }
-        report.skipped = self.feeds.iter().map(|f| f.skipped).sum();
+        told.skipped = self.feeds.iter().map(|f| f.skipped).sum();
+        let mut report = told.of_all(&mut self.world)?;
+        report.lr = lr;
+        self.world.sum_gradients(&mut self.parameters);
         report.grad_norm = optim::step(&mut self.parameters, &self.recipe.optimizer, lr);
         let models = std::mem::take(&mut self.models);
         self.models = models.into_iter().map(|m| self.parameters.apply(m, &self.device)).collect();
@@ -224,26 +275,24 @@ impl Trainer {
         self.step * self.recipe.optimizer.accumulate + self.micro
     }
 
-    fn task_step(&mut self, i: usize, report: &mut StepReport) -> Result<(), TrainError> {
+    fn task_step(&mut self, i: usize, told: &mut Told) -> Result<(), TrainError> {
         let fed = self.feeds[i].next_batch()?;
-        report.images += fed.batch.items.len();
+        told.images += fed.batch.items.len();
+        let count = self.part.count(fed.batch.size);
         let shards = self.shards(fed);
         let this = &*self;
         let answers: Vec<_> = std::thread::scope(|scope| {
             let threads: Vec<_> = shards
                 .iter()
-                .enumerate()
-                .map(|(k, shard)| scope.spawn(move || this.pools[k].install(|| this.shard_step(i, k, shard))))
+                .zip(this.models.iter().zip(&this.pools))
+                .map(|(shard, (model, pool))| scope.spawn(move || pool.install(|| this.shard_step(i, model, shard))))
                 .collect();
             threads.into_iter().map(|t| t.join()).collect()
         });
-        let weight = 1.0 / (answers.len() * self.recipe.optimizer.accumulate) as f32;
+        let weight = 1.0 / (count * self.recipe.optimizer.accumulate) as f32;
         for answer in answers {
             let answer = answer.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            for (name, value, term_weight) in answer.terms {
-                report.loss += value * term_weight * weight;
-                report.losses.push((name, value));
-            }
+            told.terms.extend(answer.terms.into_iter().map(|(name, value, term)| (name, value, value * term * weight)));
             self.parameters.accumulate(answer.grads, weight);
         }
         let task = &self.setups[i].task.name;

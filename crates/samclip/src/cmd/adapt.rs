@@ -66,6 +66,7 @@ const USUAL_STEPS: usize = 900;
 
 /// Runs the verb.
 pub fn run(args: Args) -> Result<ExitCode> {
+    samclip_kernels::keep_freed();
     let (classes, names) = class_names(&args.classes);
     let (labelled, report) = check(&args.data, &args.split, &classes)?;
     data::summary(&report).iter().for_each(|line| eprintln!("{line}"));

@@ -109,6 +109,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into());
         pool.build_global().context("cannot start the threads")?;
     }
+    if args.work == WorkArg::TrainStep {
+        samclip_kernels::keep_freed(); // as `samclip train` does
+    }
     let mut bench = Bench::new(&spec(&args)?)?;
     if args.worker {
         return worker(&mut bench);

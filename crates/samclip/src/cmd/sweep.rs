@@ -59,6 +59,7 @@ const ROW: &str = "sweep.json";
 
 /// Runs the verb.
 pub fn run(args: Args) -> Result<ExitCode> {
+    samclip_kernels::keep_freed();
     let stop = stop_on_signals()?;
     let recipes = recipes(&args)?;
     let protocols = args.protocol.iter().map(|p| Ok(Protocol::open(p)?)).collect::<Result<Vec<_>>>()?;

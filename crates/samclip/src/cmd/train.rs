@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use samclip_train::run_log::{Line, curve};
 use samclip_train::guided;
-use samclip_train::{Observer, Outcome, RunOptions};
+use samclip_train::{Observer, Outcome, RunOptions, World};
 
 /// Arguments of `samclip train`.
 #[derive(Debug, clap::Args)]
@@ -53,6 +53,7 @@ pub fn revision(recipe: &Path) -> Option<String> {
 
 /// Runs the verb.
 pub fn run(args: Args) -> Result<ExitCode> {
+    samclip_kernels::keep_freed();
     let stop = stop_on_signals()?;
     let options = RunOptions {
         data: args.data,
@@ -64,9 +65,16 @@ pub fn run(args: Args) -> Result<ExitCode> {
         revision: revision(&args.recipe),
         seed: args.seed,
     };
-    let mut printer = Printer::default();
-    let outcome = train(&args.recipe, &options, &mut printer, &stop)?;
-    printer.finish();
+    let (world, _membership) = World::join()?;
+    let outcome = if world.size() > 1 {
+        side_by_side(world, &args.recipe, &options, &stop)?
+    } else {
+        let mut printer = Printer::default();
+        let outcome = train(&args.recipe, &options, &mut printer, &stop)?;
+        printer.finish();
+        Some(outcome)
+    };
+    let Some(outcome) = outcome else { return Ok(ExitCode::SUCCESS) };
     if stop.load(Ordering::Relaxed) && !outcome.complete {
         eprintln!(
             "stopped after step {}; the same command continues: {}",
@@ -77,6 +85,31 @@ pub fn run(args: Args) -> Result<ExitCode> {
         println!("{}", options.out.join(outcome.model_file).display());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// One of several processes; only the first one speaks and has an outcome to tell.
+fn side_by_side(world: World, recipe: &Path, options: &RunOptions, stop: &AtomicBool) -> Result<Option<Outcome>> {
+    if guided::is_guided(recipe) || guided::is_tower(recipe) {
+        anyhow::bail!("recipes of CLIP-Guided SAM train in one process: {}", recipe.display());
+    }
+    let mut printer = Printer::default();
+    let observer: &mut dyn Observer = if world.is_first() { &mut printer } else { &mut () };
+    let outcome = samclip_train::run_in(world.clone(), recipe, options, observer, stop);
+    match outcome {
+        Ok(outcome) if world.is_first() => {
+            printer.finish();
+            Ok(Some(outcome))
+        }
+        Ok(_) => Ok(None),
+        Err(error) => {
+            // the others wait for this process: end them too
+            eprintln!("error in process {}: {error}", world.rank());
+            if let Some(hint) = error.hint() {
+                eprintln!("hint: {hint}");
+            }
+            world.abort(2)
+        }
+    }
 }
 
 /// Runs a recipe of any kind.

@@ -1,5 +1,8 @@
 //! The binary, a folder that goes away, and a SAM-CLIP so small that it runs in milliseconds.
 
+#[allow(dead_code, reason = "not every test file trains")]
+pub mod runs;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
