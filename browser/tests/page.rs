@@ -615,6 +615,8 @@ async fn screenshots() {
     shot("server_gone.jpg").await;
     server.restart();
     page.settled().await;
+    page.press("#preview").await;
+    page.keys(&["Delete", "1"]).await;
     page.resize([390, 780]).await;
     shot("phone.jpg").await;
     page.close().await;

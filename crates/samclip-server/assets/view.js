@@ -73,12 +73,20 @@ function drawPhoto(photo) {
   photoContext.drawImage(bitmaps[level], 0, 0, photo.width, photo.height);
 }
 
+/** Starts on the active object's picture before the next frame asks for it. */
+function prepare(photo) {
+  const object = photo === current() && activeObject(photo);
+  const mask = object && maskOf(photo, object);
+  if (mask) picture(`${photo.id}/${object.id}`, mask, object.colour, true);
+}
+
 function drawMasks(photo) {
   clear(maskContext);
   if (!photo) return;
   const active = activeObject(photo);
   const shown = objects(photo).filter((object) => !isHidden(photo, object));
   const quiet = view.mode ? 0.35 : 1;
+  if (view.mode === 'heat') return view.overlay?.(maskContext, view);
   for (const object of shown) if (object !== active) drawObject(photo, object, false, quiet);
   if (view.overlay) view.overlay(maskContext, view);
   if (active && shown.includes(active)) drawObject(photo, active, true, quiet);
@@ -260,5 +268,6 @@ export function start() {
   }
   on('redraw', () => redraw());
   on('photos', () => { view.preview = null; redraw(); });
+  on('document', prepare);
   on('document settings mode', () => redraw('masks', 'marks'));
 }
