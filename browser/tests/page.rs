@@ -556,9 +556,10 @@ const STOPWATCH: &str = "{
     let start = 0;
     window.times = [];
     document.querySelector('#stage').addEventListener('pointerup', () => { start = performance.now(); }, true);
-    on('redraw', () => {
-        const photo = store.current();
-        if (!start || store.waiting(photo).length || !store.maskOf(photo, store.activeObject(photo))) return;
+    const { picture } = await import('/assets/masks.js');
+    on('document redraw', () => {
+        const photo = store.current(), object = store.activeObject(photo), mask = object && store.maskOf(photo, object);
+        if (!start || !mask || !picture(`${photo.id}/${object.id}`, mask, object.colour, true)) return;
         const began = start;
         start = 0;
         requestAnimationFrame(() => setTimeout(() => window.times.push(performance.now() - began)));
