@@ -1,6 +1,8 @@
 // Pictures of masks for the screen: asks the worker, keeps what was drawn, forgets the least recently used.
 
 import { emit } from './events.js';
+import { crop, paint } from './raster.js';
+import { bbox } from './rle.js';
 
 const worker = new Worker(new URL('./worker.js', import.meta.url), { type: 'module' });
 const waiting = new Map();
@@ -32,6 +34,8 @@ export function rgb(colour) {
 const BUDGET = 192 * 1024 * 1024;
 /** Pixels of one bitmap: the active object is shown pixel by pixel, the others may be coarser on huge photos. */
 const ACTIVE_PIXELS = 16e6, OTHER_PIXELS = 1.5e6;
+/** Up to this many pixels a bitmap takes a few milliseconds: less than the way to the worker and back. */
+const DIRECT_PIXELS = 7e5;
 
 const pictures = new Map(); // owner -> {mask, colour, fine, picture, busy}
 let inUse = '';
@@ -50,24 +54,47 @@ export function picture(owner, mask, colour, fine) {
   if (!entry) pictures.set(owner, entry = {});
   else pictures.set(owner, (pictures.delete(owner), entry)); // most recently used last
   const current = entry.mask === mask && entry.colour === colour && (entry.fine || !fine);
-  if (!current && !entry.busy) render(owner, entry, mask, colour, fine);
+  if (!current && !entry.busy) {
+    const [x, y, w, h] = bbox(mask);
+    if (w && w * h <= DIRECT_PIXELS) paintNow(entry, mask, colour, { x, y, w, h });
+    else render(entry, mask, colour, fine);
+  }
   return entry.picture && !entry.picture.empty ? entry.picture : null;
 }
 
-async function render(owner, entry, mask, colour, fine) {
+function paintNow(entry, mask, colour, { x, y, w, h }) {
+  const canvas = new OffscreenCanvas(w, h);
+  canvas.getContext('2d').putImageData(paint(crop(mask), rgb(colour), 1), 0, 0);
+  take(entry, { x, y, w, h, step: 1, bitmap: canvas.transferToImageBitmap() }, { mask, colour, fine: true });
+}
+
+/** The entry shows a new picture; its outline comes a moment later, so that the colour does not wait for it. */
+function take(entry, result, drawn) {
+  entry.picture?.bitmap?.close();
+  entry.picture = { ...result, outline: null, corners: 0 };
+  Object.assign(entry, drawn);
+  if (!result.empty) trace(entry.picture, drawn.mask);
+  evict(entry);
+}
+
+async function render(entry, mask, colour, fine) {
   entry.busy = true;
   try {
     const budget = fine ? ACTIVE_PIXELS : OTHER_PIXELS;
-    const result = await work('bitmap', { mask, rgb: rgb(colour), budget });
-    entry.picture?.bitmap?.close();
-    entry.picture = { ...result, outline: result.rings && outline(result.rings) };
-    delete entry.picture.rings;
+    take(entry, await work('bitmap', { mask, rgb: rgb(colour), budget }), { mask, colour, fine });
   } catch (error) {
-    entry.picture = null;
+    Object.assign(entry, { mask, colour, fine, picture: null });
     emit('trouble', error.message);
   }
-  Object.assign(entry, { mask, colour, fine, busy: false });
-  evict();
+  entry.busy = false;
+  emit('redraw');
+}
+
+async function trace(shown, mask) {
+  const rings = await work('outline', { mask }).catch(() => null);
+  if (!rings) return;
+  shown.corners = rings.reduce((sum, ring) => sum + ring.length / 2, 0);
+  shown.outline = outline(rings);
   emit('redraw');
 }
 
@@ -81,13 +108,13 @@ function outline(rings) {
   return path;
 }
 
-function evict() {
+function evict(fresh) {
   const bytes = (entry) => entry.picture?.bitmap ? entry.picture.bitmap.width * entry.picture.bitmap.height * 4 : 0;
   let sum = 0;
   for (const entry of pictures.values()) sum += bytes(entry);
   for (const [owner, entry] of pictures) {
     if (sum <= BUDGET) return;
-    if (entry.busy || owner.startsWith(inUse)) continue;
+    if (entry === fresh || entry.busy || owner.startsWith(inUse)) continue;
     sum -= bytes(entry);
     entry.picture?.bitmap?.close();
     pictures.delete(owner);

@@ -19,6 +19,7 @@ const scratch = document.createElement('canvas').getContext('2d');
 export const view = {
   scale: 1, left: 0, top: 0, fitted: true, width: 0, height: 0, ratio: 1, shown: null,
   pointer: null, cursor: null, draft: null, preview: null,
+  moving: false, // the view is being zoomed or moved
   overlay: null, // drawn over the masks by a mode: a function (context, view)
   mode: null, // 'everything' or 'heat': masks step back
 };
@@ -72,12 +73,20 @@ function drawPhoto(photo) {
   photoContext.drawImage(bitmaps[level], 0, 0, photo.width, photo.height);
 }
 
+/** Starts on the active object's picture before the next frame asks for it. */
+function prepare(photo) {
+  const object = photo === current() && activeObject(photo);
+  const mask = object && maskOf(photo, object);
+  if (mask) picture(`${photo.id}/${object.id}`, mask, object.colour, true);
+}
+
 function drawMasks(photo) {
   clear(maskContext);
   if (!photo) return;
   const active = activeObject(photo);
   const shown = objects(photo).filter((object) => !isHidden(photo, object));
   const quiet = view.mode ? 0.35 : 1;
+  if (view.mode === 'heat') return view.overlay?.(maskContext, view);
   for (const object of shown) if (object !== active) drawObject(photo, object, false, quiet);
   if (view.overlay) view.overlay(maskContext, view);
   if (active && shown.includes(active)) drawObject(photo, active, true, quiet);
@@ -103,7 +112,8 @@ function drawObject(photo, object, active, quiet) {
 }
 
 function drawOutline(image, colour, width, quiet = 1) {
-  if (!image?.outline) return;
+  // Long outlines wait until the view rests: they are what costs most in a frame.
+  if (!image?.outline || (view.moving && image.corners > 2000)) return;
   maskContext.save();
   toPhoto(maskContext);
   maskContext.globalAlpha = quiet;
@@ -215,7 +225,12 @@ export function reveal([x, y]) {
   if (!view.fitted && (dx || dy)) pan(dx, dy);
 }
 
+let rest = 0;
+
 function moved() {
+  view.moving = true;
+  clearTimeout(rest);
+  rest = setTimeout(() => { view.moving = false; redraw('masks'); }, 120);
   redraw();
   emit('view');
 }
@@ -253,5 +268,6 @@ export function start() {
   }
   on('redraw', () => redraw());
   on('photos', () => { view.preview = null; redraw(); });
+  on('document', prepare);
   on('document settings mode', () => redraw('masks', 'marks'));
 }

@@ -12,8 +12,9 @@ const OPERATIONS = {
     const step = Math.max(1, Math.ceil(Math.sqrt(piece.w * piece.h / budget)));
     const bitmap = await createImageBitmap(paint(piece, rgb, step));
     const { x, y, w, h } = piece;
-    return { x, y, w, h, step, bitmap, rings: borders(piece, OUTLINE_LIMIT) };
+    return { x, y, w, h, step, bitmap };
   },
+  outline: ({ mask }) => borders(crop(mask), OUTLINE_LIMIT),
   async candidates({ masks, colours, size, budget }) {
     const step = Math.max(1, Math.ceil(Math.sqrt(size[0] * size[1] / budget)));
     return { step, bitmap: await createImageBitmap(paintAll(masks, colours, size, step)) };
@@ -25,7 +26,7 @@ const OPERATIONS = {
 self.onmessage = async ({ data: { id, operation, args } }) => {
   try {
     const result = await OPERATIONS[operation](args);
-    self.postMessage({ id, result }, result.bitmap ? [result.bitmap] : []);
+    self.postMessage({ id, result }, result?.bitmap ? [result.bitmap] : []);
   } catch (error) {
     self.postMessage({ id, error: String(error && error.message || error) });
   }
