@@ -144,21 +144,27 @@ mod tests {
 
     /// Fills both lanes while the thread is held up, and returns the order in which the jobs ran.
     async fn order(heavy: usize, prompts: usize) -> Vec<(Lane, usize)> {
-        let worker = Worker::start().unwrap();
+        let worker = Arc::new(Worker::start().unwrap());
         let (release, hold) = std::sync::mpsc::channel::<()>();
+        let (started, running) = oneshot::channel();
+        let theirs = worker.clone();
+        let held = tokio::spawn(async move {
+            let wait = move || started.send(()).is_ok() && hold.recv().is_ok();
+            theirs.run(Lane::Heavy, wait).await
+        });
+        running.await.unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let note = |lane: Lane, i: usize| {
             let log = log.clone();
             move || log.lock().unwrap().push((lane, i))
         };
-        let held = worker.run(Lane::Heavy, move || hold.recv());
         let jobs = (0..heavy).map(|i| worker.run(Lane::Heavy, note(Lane::Heavy, i)));
         let quick = (0..prompts).map(|i| worker.run(Lane::Prompt, note(Lane::Prompt, i)));
         let jobs: Vec<_> = jobs.chain(quick).collect();
         let release = async move { release.send(()) };
         let all = async { for job in join(jobs).await { job.unwrap(); } };
         let (held, (), sent) = tokio::join!(held, all, release);
-        assert!(held.unwrap().is_ok() && sent.is_ok());
+        assert!(held.unwrap().unwrap() && sent.is_ok());
         let order = log.lock().unwrap().clone();
         order
     }
@@ -199,7 +205,7 @@ mod tests {
             let soon = std::time::Duration::from_millis(20);
             let _ = tokio::time::timeout(soon, async { tokio::join!(held, gone) }).await;
         }
-        release.send(()).unwrap();
+        let _ = release.send(());
         let panicked = worker.run(Lane::Heavy, || -> () { panic!("on purpose") }).await;
         assert_eq!(panicked.unwrap_err().kind, Kind::Internal);
         assert!(!*ran.lock().unwrap());
