@@ -77,7 +77,11 @@ pub fn write_worst(folder: &Path, job: &Job, report: &AnyReport, answers: Answer
     let worst = folder.join("worst");
     for (rank, (id, _)) in summary.worst.iter().enumerate() {
         let Some(index) = (0..case.len()).find(|i| case.id(*i) == *id) else { continue };
-        let Some(picture) = side_by_side(case, answers, index)? else { return Ok(()) };
+        let picture = match side_by_side(case, answers, index) {
+            Ok(Some(picture)) => picture,
+            Ok(None) | Err(EvalError::Data(_)) => return Ok(()), // no masks, or label maps without their photos
+            Err(error) => return Err(error),
+        };
         let failed = |e: String| EvalError::Records { message: e, path: worst.clone() };
         std::fs::create_dir_all(&worst).map_err(|e| failed(e.to_string()))?;
         let name = format!("{:02}_{}.png", rank + 1, id.replace('/', "_"));
