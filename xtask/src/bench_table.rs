@@ -138,6 +138,7 @@ pub fn write(root: &Path) -> Result<()> {
         }
     }
     text += &accuracy_table::section(&benches.join("runs"))?;
+    text += &serve_section(&benches.join("runs"))?;
     text += "\n## Every contender\n";
     for group in &lines.group {
         match runs.get(&group.id) {
@@ -148,6 +149,16 @@ pub fn write(root: &Path) -> Result<()> {
     fs::write(root.join("BENCHMARKS.md"), text)?;
     eprintln!("bench-table: BENCHMARKS.md, {} of {} groups measured", runs.len(), lines.group.len());
     Ok(())
+}
+
+/// The newest DATE_serve.md: what `serve_load.py` and the page's latency test printed.
+fn serve_section(runs: &Path) -> Result<String> {
+    let mut files: Vec<_> = fs::read_dir(runs)?.collect::<std::io::Result<Vec<_>>>()?.iter().map(|e| e.path()).collect();
+    files.sort();
+    match files.iter().rfind(|f| f.to_string_lossy().ends_with("_serve.md")) {
+        Some(file) => Ok(format!("\n## The server\n\n{}", fs::read_to_string(file)?)),
+        None => Ok(String::new()),
+    }
 }
 
 const HEAD: &str = "# Benchmarks
