@@ -105,7 +105,11 @@ impl Browser {
     }
 
     /// The value of a JavaScript expression, which may await.
-    pub async fn js(&self, expression: &str, arguments: Vec<Value>) -> Value {
+    pub async fn js(&self, expression: &str) -> Value {
+        self.js_with(expression, vec![]).await
+    }
+
+    async fn js_with(&self, expression: &str, arguments: Vec<Value>) -> Value {
         let script = format!(
             "const done = arguments[arguments.length - 1], args = [...arguments].slice(0, -1);
              (async () => {expression})().then((value) => done({{ value }}), (error) => done({{ error: String(error.stack) }}));"
@@ -118,9 +122,9 @@ impl Browser {
     /// Waits until a JavaScript expression is true.
     pub async fn until(&self, expression: &str) {
         let start = Instant::now();
-        while self.js(&format!("Boolean({expression})"), vec![]).await != json!(true) {
+        while self.js(&format!("Boolean({expression})")).await != json!(true) {
             if start.elapsed() > PATIENCE {
-                let state = self.js("[document.querySelector('#status').textContent, document.querySelector('#trouble').textContent, document.querySelector('#object-list').innerText]", vec![]).await;
+                let state = self.js("[document.querySelector('#status').textContent, document.querySelector('#trouble').textContent, document.querySelector('#object-list').innerText]").await;
                 panic!("never came true: {expression}; the page says {state}");
             }
             tokio::time::sleep(Duration::from_millis(30)).await;
@@ -144,7 +148,7 @@ impl Browser {
         let name = |path: &PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
         let files: Vec<Value> = photos.iter().map(|path| json!([name(path), bytes(path)])).collect();
         let before =
-            self.js("document.querySelectorAll('.photo').length", vec![]).await.as_u64().unwrap_or(0);
+            self.js("document.querySelectorAll('.photo').length").await.as_u64().unwrap_or(0);
         let script = "{
             const transfer = new DataTransfer();
             for (const [name, text] of args[0]) {
@@ -155,7 +159,7 @@ impl Browser {
                 document.querySelector('main').dispatchEvent(new DragEvent(kind, { bubbles: true, cancelable: true, dataTransfer: transfer }));
             }
         }";
-        self.js(script, vec![Value::Array(files)]).await;
+        self.js_with(script, vec![Value::Array(files)]).await;
         self.until(&format!(
             "document.querySelectorAll('.photo').length === {}",
             before as usize + photos.len()
@@ -164,12 +168,18 @@ impl Browser {
         self.until("(await import('/assets/view.js')).view.shown === (await import('/assets/store.js')).state.current").await;
     }
 
+    /// Types into what has the focus.
+    pub async fn type_text(&self, text: &str) {
+        let field = self.client.active_element().await.expect("something has the focus");
+        field.send_keys(text).await.expect("it takes text");
+    }
+
     /// Types a name and presses Enter.
     pub async fn find(&self, name: &str) {
         let text = self.client.find(Locator::Id("text")).await.expect("the text box");
         text.clear().await.expect("it can be emptied");
         text.send_keys(&format!("{name}\n")).await.expect("it takes text");
-        self.js("document.querySelector('#stage').focus()", vec![]).await;
+        self.js("document.querySelector('#stage').focus()").await;
     }
 
     /// The viewport position of the middle of a photo's pixel.
@@ -180,7 +190,7 @@ impl Browser {
             return [box.left + ((args[0] + 0.5) * view.scale + view.left) / view.ratio,
                     box.top + ((args[1] + 0.5) * view.scale + view.top) / view.ratio];
         }";
-        let at = self.js(script, vec![json!(x), json!(y)]).await;
+        let at = self.js_with(script, vec![json!(x), json!(y)]).await;
         [at[0].as_f64().expect("a number"), at[1].as_f64().expect("a number")]
     }
 

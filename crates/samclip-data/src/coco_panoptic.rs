@@ -4,7 +4,7 @@
 //! A PNG pixel is a segment, R + 256 G + 65536 B; the JSON says its category. Categories are numbered by ascending id;
 //! pixels of no segment are void. Reference: cocodataset/panopticapi.
 
-use crate::dataset::{check_index, open_image, present_classes};
+use crate::dataset::{check_index, check_size, open_image, present_classes};
 use crate::error::read_text;
 use crate::{DataError, Dataset, IGNORE, Sample};
 use samclip_image::LabelMap;
@@ -79,21 +79,9 @@ pub fn open(root: &Path, split: &str) -> Result<CocoPanoptic, DataError> {
     Ok(CocoPanoptic { photos: root.join(split), maps, items, classes, value })
 }
 
-impl Dataset for CocoPanoptic {
-    fn name(&self) -> &str {
-        "coco_panoptic"
-    }
-    fn len(&self) -> usize {
-        self.items.len()
-    }
-    fn get(&self, index: usize) -> Result<Sample, DataError> {
-        let labels = self.labels(index)?;
-        let image = open_image(&self.photos.join(&self.items[index].0.file_name))?;
-        let class_ids = labels.as_ref().map_or_else(Vec::new, |l| present_classes(l, None));
-        let id = self.id(index).unwrap_or_default();
-        Ok(Sample { id, image, labels, masks: Vec::new(), class_ids, captions: Vec::new() })
-    }
-    fn labels(&self, index: usize) -> Result<Option<LabelMap>, DataError> {
+impl CocoPanoptic {
+    /// The categories of one photo's pixels.
+    fn read(&self, index: usize) -> Result<LabelMap, DataError> {
         check_index(self, index)?;
         let annotation = &self.items[index].1;
         let path = self.maps.join(&annotation.file_name);
@@ -110,7 +98,28 @@ impl Dataset for CocoPanoptic {
             let class = value.get(&id).ok_or_else(|| DataError::format(&path, format!("segment {id} is not in the JSON")))?;
             data.push(*class);
         }
-        Ok(Some(LabelMap { width: segments.width(), height: segments.height(), data }))
+        Ok(LabelMap { width: segments.width(), height: segments.height(), data })
+    }
+}
+
+impl Dataset for CocoPanoptic {
+    fn name(&self) -> &str {
+        "coco_panoptic"
+    }
+    fn len(&self) -> usize {
+        self.items.len()
+    }
+    fn get(&self, index: usize) -> Result<Sample, DataError> {
+        let labels = self.read(index)?;
+        let (picture, annotation) = &self.items[index];
+        let image = open_image(&self.photos.join(&picture.file_name))?;
+        check_size(&labels, &image, &self.maps.join(&annotation.file_name))?;
+        let class_ids = present_classes(&labels, None);
+        let id = self.id(index).unwrap_or_default();
+        Ok(Sample { id, image, labels: Some(labels), masks: Vec::new(), class_ids, captions: Vec::new() })
+    }
+    fn labels(&self, index: usize) -> Result<Option<LabelMap>, DataError> {
+        self.read(index).map(Some)
     }
     fn id(&self, index: usize) -> Option<String> {
         self.items.get(index).map(|(image, _)| image.file_name.rsplit_once('.').map_or(image.file_name.clone(), |f| f.0.to_owned()))

@@ -145,29 +145,33 @@ pub(crate) fn open_labels(
     void: Option<usize>,
 ) -> Result<LabelMap, DataError> {
     let mut labels = LabelMap::open(path)?;
-    if (labels.width, labels.height) != (image.width(), image.height()) {
-        return Err(DataError::SizeMismatch {
-            mask: (labels.width, labels.height),
-            image: (image.width(), image.height()),
-            path: path.to_owned(),
-        });
+    check_size(&labels, image, path)?;
+    if let Some(void) = void {
+        labels.data.iter_mut().filter(|v| usize::from(**v) == void).for_each(|v| *v = IGNORE);
     }
-    for value in &mut labels.data {
-        if Some(usize::from(*value)) == void {
-            *value = IGNORE;
-        }
-        if *value != IGNORE && usize::from(*value) >= classes {
-            return Err(DataError::format(
-                path,
-                format!("expected label values below {classes} or 255, found {value}"),
-            ));
-        }
-    }
+    check_values(&labels, classes, path)?;
     Ok(labels)
 }
 
+/// Every value is a class or [`IGNORE`].
+pub(crate) fn check_values(labels: &LabelMap, classes: usize, path: &Path) -> Result<(), DataError> {
+    match labels.data.iter().find(|v| usize::from(**v) >= classes && **v != IGNORE) {
+        Some(v) => Err(DataError::format(path, format!("expected label values below {classes} or 255, found {v}"))),
+        None => Ok(()),
+    }
+}
+
+/// A label map is as large as its photo.
+pub(crate) fn check_size(labels: &LabelMap, image: &Image, path: &Path) -> Result<(), DataError> {
+    let (mask, photo) = ((labels.width, labels.height), (image.width(), image.height()));
+    match mask == photo {
+        true => Ok(()),
+        false => Err(DataError::SizeMismatch { mask, image: photo, path: path.to_owned() }),
+    }
+}
+
 /// The classes of a label map, ascending, without background and [`IGNORE`].
-pub(crate) fn present_classes(labels: &LabelMap, background: Option<usize>) -> Vec<usize> {
+pub fn present_classes(labels: &LabelMap, background: Option<usize>) -> Vec<usize> {
     let mut seen = [false; 256];
     for &value in &labels.data {
         seen[usize::from(value)] = true;

@@ -3,7 +3,7 @@
 //! [`crate::ade20k`], [`crate::pascal_context`], [`crate::coco_stuff`] and [`crate::camouflaged`] say where the files
 //! lie and what their values mean.
 
-use crate::dataset::{check_index, open_image, present_classes};
+use crate::dataset::{check_index, check_size, open_image, present_classes};
 use crate::{DataError, Dataset, IGNORE, Sample};
 use samclip_image::LabelMap;
 use std::path::PathBuf;
@@ -79,10 +79,7 @@ impl Dataset for LabelPairs {
         let labels = self.read(index)?;
         let pair = &self.pairs[index];
         let image = open_image(&pair.photo)?;
-        if labels.size() != image.size() {
-            let (mask, photo) = ((labels.width, labels.height), (image.width(), image.height()));
-            return Err(DataError::SizeMismatch { mask, image: photo, path: pair.labels.clone() });
-        }
+        check_size(&labels, &image, &pair.labels)?;
         let class_ids = present_classes(&labels, self.background);
         Ok(Sample { id: pair.id.clone(), image, labels: Some(labels), masks: Vec::new(), class_ids, captions: Vec::new() })
     }

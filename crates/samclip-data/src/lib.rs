@@ -37,7 +37,7 @@ pub mod subset;
 pub mod voc;
 pub mod webdataset;
 
-pub use dataset::{Dataset, IGNORE, NAMES, Sample, open};
+pub use dataset::{Dataset, IGNORE, NAMES, Sample, open, present_classes};
 pub use error::DataError;
 pub use item::{Targets, TrainItem};
 pub use part::Part;

@@ -3,9 +3,9 @@
 //! Masks are palette PNGs whose indices are the classes; 255 is void. `classes.txt` in the root
 //! lists the 21 names, background first; without it the standard names are taken.
 
-use crate::dataset::{check_index, open_image, open_labels, present_classes};
+use crate::dataset::{check_index, check_values, open_image, open_labels, present_classes};
 use crate::error::read_lines;
-use crate::{DataError, Dataset, IGNORE, Sample};
+use crate::{DataError, Dataset, Sample};
 use samclip_image::LabelMap;
 use std::path::{Path, PathBuf};
 
@@ -91,11 +91,8 @@ impl Dataset for Voc {
         check_index(self, index)?;
         let path = self.mask(index);
         let labels = LabelMap::open(&path)?;
-        let beyond = labels.data.iter().find(|v| usize::from(**v) >= self.classes.len() && **v != IGNORE);
-        match beyond {
-            Some(v) => Err(DataError::format(&path, format!("expected label values below {} or 255, found {v}", self.classes.len()))),
-            None => Ok(Some(labels)),
-        }
+        check_values(&labels, self.classes.len(), &path)?;
+        Ok(Some(labels))
     }
     fn id(&self, index: usize) -> Option<String> {
         self.ids.get(index).cloned()

@@ -8,6 +8,7 @@
 use samclip_eval::metrics::camouflage::map_scores;
 use samclip_eval::metrics::detection::{Rules, Shape, Truth, open_detections};
 use samclip_eval::metrics::semantic::{Confusion, Pairs};
+use samclip_predict::bench::system::cpu_seconds;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Instant;
@@ -18,13 +19,6 @@ fn mean(rounds: usize, mut work: impl FnMut()) -> f64 {
     (0..rounds).for_each(|_| work());
     let spent = cpu.and_then(|before| Some(cpu_seconds()? - before));
     spent.unwrap_or_else(|| wall.elapsed().as_secs_f64()) / rounds as f64
-}
-
-/// Processor time of this process: `utime` and `stime` of Linux's `/proc/self/stat`, in hundredths of a second.
-fn cpu_seconds() -> Option<f64> {
-    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    Some((fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?) / 100.0)
 }
 
 fn read(path: &Path) -> Result<Value, Box<dyn std::error::Error>> {

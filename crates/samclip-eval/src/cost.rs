@@ -2,6 +2,7 @@
 //! report must be equal from run to run and times are not.
 
 use crate::outcome::Record;
+use samclip_predict::bench::system::peak_rss_kb;
 use serde::{Deserialize, Serialize};
 
 /// The cost of a run.
@@ -30,7 +31,7 @@ impl Cost {
             threads: rayon::current_num_threads(),
             ms_median: (!times.is_empty()).then(|| samclip_predict::bench::median(&times)),
             seconds: times.iter().sum::<f64>() / 1e3,
-            peak_mb: peak_mb(),
+            peak_mb: peak_rss_kb().map(|kb| kb as f64 / 1024.0),
             ..Self::default()
         }
     }
@@ -45,11 +46,4 @@ impl Cost {
         parts.push(format!("{} threads", self.threads));
         parts.join(", ")
     }
-}
-
-/// `VmHWM` of Linux's `/proc/self/status`.
-fn peak_mb() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
-    Some(line.split_whitespace().next()?.parse::<f64>().ok()? / 1024.0)
 }

@@ -42,7 +42,7 @@ pub fn side_by_side(case: &Case, answers: Answers<'_>, index: usize) -> Result<O
 
 /// The photo with a tint for every class of a label map.
 fn drawn(image: &Image, labels: &LabelMap, background: Option<usize>, classes: &[String]) -> Image {
-    let shown: Vec<(usize, Mask)> = crate::tasks::present(labels, background)
+    let shown: Vec<(usize, Mask)> = samclip_data::present_classes(labels, background)
         .into_iter()
         .filter(|c| *c < classes.len())
         .map(|class| (class, crate::tasks::class_mask(labels, class)))

@@ -19,7 +19,7 @@ pub struct Header {
     pub protocol: String,
     /// Who answered.
     pub model: String,
-    /// Weights: `embedded`, or a file's SHA-256.
+    /// What answered: hashes of weights, boxes or predictions, with precision and side.
     pub weights: String,
     /// `model`, `oracle`, `constant` or `files`.
     pub answers: String,

@@ -5,7 +5,8 @@ use samclip_eval::metrics::boundary::{DILATION_RATIO, boundary};
 use samclip_eval::metrics::camouflage::map_scores;
 use samclip_eval::metrics::detection::{Rules, Shape, Truth, open_detections};
 use samclip_eval::metrics::ranking::{best_rank, mean_per_class_recall, recall_at, top_k};
-use samclip_eval::metrics::semantic::{Confusion, Pairs, reduce_zero_label};
+use samclip_data::label_pairs::reduced;
+use samclip_eval::metrics::semantic::{Confusion, Pairs};
 use samclip_image::rle;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -110,7 +111,8 @@ fn label_maps_score_as_mmseg() {
                 let (predicted, mut truth) = (&bytes[at..at + n], bytes[at + n..at + 2 * n].to_vec());
                 at += 2 * n;
                 if reduce {
-                    reduce_zero_label(&mut truth);
+                    let recode = reduced(classes);
+                    truth.iter_mut().for_each(|v| *v = recode[usize::from(*v)].expect("a value of the set"));
                 }
                 sum.add(&Pairs::of(predicted, &truth, 255));
             }

@@ -39,4 +39,4 @@ pub use resize::{Filter, resize};
 pub use transform::{
     ImageTransform, Normalization, Prepared, prepare_clip, prepare_sam, prepare_squash, preprocess_shape,
 };
-pub use write::{write_atomic, write_png_mask, write_png_palette, write_png_rgb};
+pub use write::{png_grey, write_atomic, write_png_mask, write_png_palette, write_png_rgb};

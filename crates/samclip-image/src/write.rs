@@ -59,24 +59,44 @@ pub fn write_png_palette(path: &Path, labels: &LabelMap) -> Result<(), ImageErro
 
 fn write_png(
     path: &Path,
-    (width, height): (usize, usize),
+    size: (usize, usize),
     color: png::ColorType,
     palette: Option<Vec<u8>>,
     data: &[u8],
 ) -> Result<(), ImageError> {
+    let bytes = encode_png(size, color, palette, png::Compression::Balanced, data);
+    write_atomic(path, &bytes.map_err(|error| ImageError::write(path, error))?)
+}
+
+/// The bytes of an 8-bit grey PNG, compressed little: for answers that are sent at once.
+///
+/// # Panics
+/// If there are not `width * height` values.
+pub fn png_grey(width: usize, height: usize, grey: &[u8]) -> Vec<u8> {
+    assert_eq!(grey.len(), width * height, "a value for every pixel");
+    // writing to memory cannot fail otherwise
+    encode_png((width, height), png::ColorType::Grayscale, None, png::Compression::Fast, grey).unwrap_or_default()
+}
+
+fn encode_png(
+    (width, height): (usize, usize),
+    color: png::ColorType,
+    palette: Option<Vec<u8>>,
+    compression: png::Compression,
+    data: &[u8],
+) -> Result<Vec<u8>, png::EncodingError> {
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, width as u32, height as u32);
     encoder.set_color(color);
     encoder.set_depth(png::BitDepth::Eight);
+    encoder.set_compression(compression);
     if let Some(palette) = palette {
         encoder.set_palette(palette);
     }
-    let encoded = encoder.write_header().and_then(|mut writer| {
-        writer.write_image_data(data)?;
-        writer.finish()
-    });
-    encoded.map_err(|error| ImageError::write(path, error))?;
-    write_atomic(path, &bytes)
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(data)?;
+    writer.finish()?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

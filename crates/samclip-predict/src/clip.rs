@@ -3,7 +3,7 @@
 //! Paper: CLIP (arXiv 2103.00020), CLIP Surgery (arXiv 2304.05653). Reference: open_clip's zero-shot evaluation;
 //! CLIP_Surgery/demo.py.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -43,10 +43,17 @@ pub struct ClipPredictor {
     pub(crate) known: Mutex<BTreeMap<String, Vec<f32>>>,
 }
 
+/// Names whose vectors are kept (8 MB): a server is asked for whatever people think of.
+const MOST_KNOWN: usize = 4096;
+
 impl ClipPredictor {
     fn texts(&self, names: &[String]) -> Result<Vec<Vec<f32>>, PredictError> {
         let mut known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let unknown: Vec<String> = names.iter().filter(|name| !known.contains_key(*name)).cloned().collect();
+        let unknown: BTreeSet<&String> = names.iter().filter(|name| !known.contains_key(*name)).collect();
+        let unknown: Vec<String> = unknown.into_iter().cloned().collect();
+        if known.len() + unknown.len() > MOST_KNOWN {
+            known.retain(|name, _| names.contains(name));
+        }
         let vectors = TextEncoder::encode(&self.clip.text, &unknown)?;
         known.extend(unknown.into_iter().zip(vectors));
         let found: Option<Vec<Vec<f32>>> = names.iter().map(|name| known.get(name).cloned()).collect();

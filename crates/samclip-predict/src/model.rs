@@ -308,8 +308,11 @@ impl Model {
 pub(crate) const SEGMENTERS: &str = "sam_clip_nano, sam_clip_vit_b, sam_vit_b, sam_vit_l, sam_vit_h, mobile_sam";
 const NAMERS: &str = "sam_clip_nano, sam_clip_vit_b, clip_vit_b16, clip_vit_l14 and their _quickgelu forms";
 
-/// Identifies the weights for the cache.
-fn weights_hash(spec: &ModelSpec) -> Result<String, PredictError> {
+/// Identifies the weights: the SHA-256 of the file, or of what is built in.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn weights_hash(spec: &ModelSpec) -> Result<String, PredictError> {
     match &spec.weights {
         Some(path) => file_hash(path),
         None => Ok(bytes_hash(samclip_nano::WEIGHTS)),

@@ -34,10 +34,10 @@ export function setRemoving(removing) {
 
 /** Gives up what is being drawn. True when there was something. */
 export function cancel() {
-  const had = Boolean(gesture && gesture.kind !== 'pan' || view.draft);
+  const had = Boolean(gesture && gesture.kind !== 'pan' || view.draft || view.cursorCorner);
   clearTimeout(gesture?.press);
   gesture = null;
-  view.draft = null;
+  Object.assign(view, { draft: null, cursorCorner: null });
   redraw('masks', 'marks');
   return had;
 }
@@ -115,6 +115,7 @@ function drag(event) {
 }
 
 function pinch() {
+  if (touches.size < 2) return;
   const [a, b] = [...touches.values()];
   const distance = Math.hypot(a[0] - b[0], a[1] - b[1]), middle = [(a[0] + b[0]) / 2, (a[1] + b[1]) / 2];
   pan(middle[0] - gesture.middle[0], middle[1] - gesture.middle[1]);

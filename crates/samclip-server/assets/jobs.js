@@ -4,6 +4,7 @@
 // special case. Hover previews are apart: one at a time, the newest wins, a lost one is forgotten.
 
 import { ask, keyOf, net } from './api.js';
+import { settings } from './db.js';
 import { emit, on } from './events.js';
 import { area } from './rle.js';
 import { current, retract, setAnswer, state, waiting } from './store.js';
@@ -47,8 +48,6 @@ async function run(photo, object) {
 /** Asks for one mask: {mask, score, predicted_iou, stability_score}. */
 async function segment(photo, prompt, signal) {
   const document = await ask(photo, 'segment', { prompts: [wire(prompt)], image_name: photo.name }, signal);
-  const failure = document.errors?.[0];
-  if (failure) throw Object.assign(new Error(failure.error), { hint: failure.hint });
   const { segmentation, score, predicted_iou, stability_score } = document.images[0].masks[0];
   return { mask: segmentation, score, predicted_iou, stability_score };
 }
@@ -88,11 +87,14 @@ export async function warmUp(photo) {
   }
 }
 
+/** The model belongs to the question: another model's answer is another answer. */
+const question = (prompt) => JSON.stringify([net.model, settings.adapter, prompt]);
+
 const preview = { text: '', answer: null, abort: null, next: null, photo: null };
 
 /** What a click at this prompt would give. `show(answer or null)` is called when it is known. */
 export function askPreview(photo, prompt, show) {
-  const text = JSON.stringify(prompt);
+  const text = question(prompt);
   if (text === preview.text && photo === preview.photo) return show(preview.answer);
   preview.next = { photo, prompt, text, show };
   if (preview.abort) preview.abort.abort(new DOMException('superseded', 'AbortError'));
@@ -120,7 +122,7 @@ async function sendPreview() {
 
 /** The preview's answer, when the user clicks where the preview was asked. */
 function previewAnswer(photo, prompt) {
-  return photo === preview.photo && JSON.stringify(prompt) === preview.text ? preview.answer : null;
+  return photo === preview.photo && question(prompt) === preview.text ? preview.answer : null;
 }
 
 on('document photos', pump);

@@ -64,7 +64,7 @@ const NAMED = {
   Delete: (photo) => remove(photo),
   Backspace: (photo) => remove(photo),
   F2: () => editName(),
-  Escape: () => input.cancel() || dropCorner() || modes.leave(),
+  Escape: () => input.cancel() || modes.leave(),
 };
 
 function remove(photo) {
@@ -155,15 +155,8 @@ function corner(photo) {
     return redraw('marks');
   }
   const box = boxFrom(view.cursorCorner, cursor);
-  dropCorner();
+  input.cancel();
   if (box[2] - box[0] > 1 && box[3] - box[1] > 1) actions.drawBox(photo, box);
-}
-
-function dropCorner() {
-  const had = Boolean(view.cursorCorner);
-  Object.assign(view, { cursorCorner: null, draft: null });
-  redraw('marks');
-  return had;
 }
 
 function hold(event, down) {

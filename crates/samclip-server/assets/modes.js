@@ -139,8 +139,6 @@ export function heat(photo, text) {
     mode.text = text;
     const document = await ask(photo, 'locate', { text, image_name: photo.name }, signal);
     signal.throwIfAborted();
-    const failure = document.errors?.[0];
-    if (failure) throw Object.assign(new Error(failure.error), { hint: failure.hint });
     const { grid, similarity } = document.images[0].locations[0];
     mode.heat = { low: Math.min(...similarity), high: Math.max(...similarity) };
     const map = colourMap(grid, similarity, mode.heat);

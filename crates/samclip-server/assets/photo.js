@@ -32,10 +32,13 @@ async function decode(photo, entry) {
       const resizeWidth = Math.max(1, Math.round(full.width / side));
       const resizeHeight = Math.max(1, Math.round(full.height / side));
       const previous = entry.levels[entry.levels.length - 1];
-      entry.levels.push(await createImageBitmap(previous, { resizeWidth, resizeHeight, resizeQuality: 'medium' }));
+      const half = await createImageBitmap(previous, { resizeWidth, resizeHeight, resizeQuality: 'medium' });
+      if (loaded.get(photo.id) !== entry) return half.close(); // forgotten meanwhile
+      entry.levels.push(half);
     }
     emit('redraw');
   } catch {
+    if (loaded.get(photo.id) !== entry) return;
     entry.error = 'this browser cannot show the file as a photo';
     emit('trouble', `${photo.name}: ${entry.error}`);
     emit('redraw');

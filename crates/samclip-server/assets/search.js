@@ -115,7 +115,6 @@ function findAll() {
   if (!found.length) return;
   const asked = actions.findEverywhere(found);
   emit('status', asked ? `Looking for ${found.join(', ')} in ${asked} photos` : 'Every photo has it already');
-  if (asked) emit('batch', asked);
 }
 
 export function heat() {

@@ -4,7 +4,7 @@ import { connect, isEmbedding, net, unlock } from './api.js';
 import { saveSettings, settings } from './db.js';
 import { emit, on } from './events.js';
 import { waitingCount } from './jobs.js';
-import { current, savePhoto, state } from './store.js';
+import { current, state } from './store.js';
 import { view } from './view.js';
 
 const byId = (id) => document.getElementById(id);
@@ -82,7 +82,6 @@ function showTexts(able) {
 function changeModel() {
   net.model = byId('model').value || net.model;
   saveSettings({ model: net.model, adapter: byId('adapter').value });
-  for (const photo of state.photos) if (photo.key) photo.key = null, savePhoto(photo);
   showModels();
   emit('photos');
   say('New prompts go to the chosen model; masks that are there stay');

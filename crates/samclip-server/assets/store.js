@@ -9,7 +9,7 @@ import * as db from './db.js';
 import { emit } from './events.js';
 import { subtract, union } from './rle.js';
 
-export const state = { photos: [], current: null, saving: true };
+export const state = { photos: [], current: null };
 
 /** Colours of objects, chosen to differ on photos, from each other and for most colour-blind eyes. */
 export const COLOURS = ['#ff5d5d', '#2fa8ff', '#ffc531', '#37d67a', '#c77dff', '#ff8f3f', '#22d3d3', '#ff7ac6', '#a3d838', '#8c9eff'];
@@ -42,13 +42,13 @@ export async function restore() {
 }
 
 async function readBack() {
-  state.saving = await db.open();
+  const saving = await db.open();
   const stored = await db.load();
   state.photos = stored.photos.sort((a, b) => a.order - b.order).map((photo) => {
     return { ...photo, document: stored.documents.get(photo.id) || emptyDocument(photo.id) };
   });
   state.current = state.photos.some((photo) => photo.id === stored.current) ? stored.current : state.photos[0]?.id ?? null;
-  return state.saving;
+  return saving;
 }
 
 /** Adds image files; `path` keeps the folder. Returns the photos. */
@@ -63,7 +63,7 @@ export async function addPhotos(files) {
     added.push({ ...photo, document: emptyDocument(id) });
   }
   state.photos.push(...added);
-  if (!current() || added.length) select(added[0]?.id ?? state.current);
+  select(added[0].id);
   for (const photo of added) await savePhoto(photo);
   return added;
 }
@@ -85,6 +85,7 @@ export async function removePhotos(ids) {
 
 /** Stores what is known about a photo (its size, the server's key). */
 export async function savePhoto(photo) {
+  if (!state.photos.includes(photo)) return; // removed meanwhile
   const { document: _, thumbnail: __, ...plain } = photo;
   try {
     await db.putPhoto(plain);
@@ -107,6 +108,7 @@ function changed(photo) {
 /** Writes what changed. Called soon after every change and when the page is hidden. */
 export function flush() {
   for (const photo of unsaved) {
+    if (!state.photos.includes(photo)) continue;
     prune(photo.document);
     db.putDocument(photo.document).catch((error) => emit('trouble', `not saved: ${error?.message}`));
   }

@@ -47,7 +47,7 @@ pub struct Engine {
     requests: AtomicUsize,
     encoder_runs: AtomicU64,
     /// When the last self-test was good.
-    sound: Mutex<Option<Instant>>,
+    sound: tokio::sync::Mutex<Option<Instant>>,
     /// Running mean of the microseconds that a job takes, for Retry-After.
     pace: AtomicU64,
 }
@@ -90,7 +90,7 @@ impl Engine {
             draining: AtomicBool::new(false),
             requests: AtomicUsize::new(0),
             encoder_runs: AtomicU64::new(0),
-            sound: Mutex::default(),
+            sound: tokio::sync::Mutex::default(),
             pace: AtomicU64::new(100_000),
         })
     }
@@ -111,12 +111,13 @@ impl Engine {
     /// # Errors
     /// The model cannot answer.
     pub async fn is_sound(&self) -> Result<(), ApiError> {
-        let last = *self.sound.lock().unwrap_or_else(PoisonError::into_inner);
+        // held while the test runs: who asks meanwhile waits for its answer instead of queueing another
+        let mut last = self.sound.lock().await;
         if last.is_some_and(|last| last.elapsed() < Duration::from_secs(1)) {
             return Ok(());
         }
         self.self_test().await?;
-        *self.sound.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *last = Some(Instant::now());
         Ok(())
     }
 

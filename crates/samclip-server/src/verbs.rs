@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use base64::Engine as _;
-use samclip_image::Image;
+use samclip_image::{Image, png_grey};
 use samclip_predict::prompt::PromptError;
 use samclip_predict::record::{ClassifyImage, LabelImage, LocateImage, MaskImage};
 use samclip_predict::{Background, EverythingOptions, Model, PredictError, Prompt, SegmentOptions, answer};
@@ -44,6 +44,9 @@ impl Verb for SegmentRequest {
     }
 }
 
+/// Layers of crops that one request may ask for: 1 + 4 + 16 encoder passes.
+const MOST_CROP_LAYERS: u32 = 2;
+
 impl Verb for EverythingRequest {
     type Plan = EverythingOptions;
     type Record = MaskImage;
@@ -61,6 +64,11 @@ impl Verb for EverythingRequest {
         let most = limits.max_prompts.saturating_mul(64);
         if clicks > most {
             let error = format!("too many clicks: at most {most} in all crops, found up to {clicks}");
+            return Err(ApiError::new(Kind::TooManyPrompts, error));
+        }
+        if options.crop_n_layers > MOST_CROP_LAYERS {
+            let found = options.crop_n_layers;
+            let error = format!("too many crops: at most {MOST_CROP_LAYERS} layers, found {found}");
             return Err(ApiError::new(Kind::TooManyPrompts, error));
         }
         Ok(options)
@@ -122,22 +130,8 @@ impl Verb for LocateRequest {
 /// A map of 0..1 as a grey PNG.
 fn heat_json(image: &Image, heat: &[f32]) -> Value {
     let grey: Vec<u8> = heat.iter().map(|v| (v.clamp(0.0, 1.0) * 255.0).round() as u8).collect();
-    let png = grey_png(image.width(), image.height(), &grey);
+    let png = png_grey(image.width(), image.height(), &grey);
     json!({ "width": image.width(), "height": image.height(), "png": base64::prelude::BASE64_STANDARD.encode(png) })
-}
-
-/// The bytes of a grey PNG; `grey` is row by row.
-pub(crate) fn grey_png(width: usize, height: usize, grey: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut encoder = png::Encoder::new(&mut bytes, width as u32, height as u32);
-    encoder.set_color(png::ColorType::Grayscale);
-    encoder.set_depth(png::BitDepth::Eight);
-    encoder.set_compression(png::Compression::Fast);
-    // Writing to memory cannot fail, and the size fits by construction.
-    if let Ok(mut writer) = encoder.write_header() {
-        let _ = writer.write_image_data(grey);
-    }
-    bytes
 }
 
 impl Verb for LabelRequest {

@@ -5,6 +5,7 @@ use samclip_data::augment::Augment;
 use samclip_data::{DataError, Dataset, Sample};
 use samclip_image::{Image, LabelMap};
 use samclip_models::sam_clip::SamClipConfig;
+use samclip_testkit::runs::MASKS;
 use samclip_train::TrainError;
 use samclip_train::parameters::Parameters;
 use samclip_train::recipe::Recipe;
@@ -89,22 +90,6 @@ fn tiny() -> SamClipConfig {
     config.clip_head.embed_dim = 8;
     config
 }
-
-const MASKS: &str = r#"
-[[task.objective]]
-kind = "mask_supervision"
-weight = 1.0
-point_prompts = 1
-box_prompts = 1
-text_prompts = 0
-rounds = 2
-center_click = 0.5
-min_area = 0.01
-max_area = 0.9
-focal = 20.0
-dice = 1.0
-iou = 1.0
-"#;
 
 const DENSE: &str = r#"
 [[task.objective]]

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::process::Output;
 
 use samclip_image::{Image, LabelMap, write_png_palette, write_png_rgb};
-use support::{json, photo, samclip, stderr, tiny_weights};
+use samclip_testkit::tiny;
+use support::{json, photo, samclip, stderr};
 
 /// Six photos of a red cat or a blue dog on grey, as a mask folder.
 fn labels(root: &Path) {
@@ -90,7 +91,7 @@ fn inspect_list_merge(folder: &Path, by_text: &serde_json::Value) {
 }
 
 fn a_wrong_base_is_refused(folder: &Path) {
-    let other = tiny_weights(folder).display().to_string();
+    let other = tiny::weights(folder).display().to_string();
     let cat = photo("cat.jpg").display().to_string();
     let args = ["segment", &cat, "--text", "cat", "--adapter", "run/adapter.safetensors", "--weights", &other];
     let output = samclip(folder, &args);

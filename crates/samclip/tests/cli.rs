@@ -5,7 +5,8 @@ mod support;
 use std::path::Path;
 
 use serde_json::Value;
-use support::{json, photo, samclip, stderr, tiny_weights};
+use samclip_testkit::tiny;
+use support::{json, photo, samclip, stderr};
 
 struct Setup {
     dir: tempfile::TempDir,
@@ -15,7 +16,7 @@ struct Setup {
 
 fn setup() -> Setup {
     let dir = tempfile::tempdir().unwrap();
-    let weights = tiny_weights(dir.path()).display().to_string();
+    let weights = tiny::weights(dir.path()).display().to_string();
     Setup { dir, weights, cat: photo("cat.jpg").display().to_string() }
 }
 
@@ -210,7 +211,7 @@ fn check_files(setup: &Setup) -> (String, [String; 2]) {
     use samclip_models::{Device, Tensor, init::Init, state};
     use samclip_weights::{StateDict, TensorData, write_safetensors};
     let device = Device::default();
-    let tiny = state::load(support::tiny_config().init(&mut Init::zeros(&device)), &support::tiny_state()).unwrap();
+    let tiny = state::load(tiny::config().init(&mut Init::zeros(&device)), &tiny::state()).unwrap();
     let pixels: Vec<f32> = (0..3 * 64 * 64).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
     let boxes = [4.0, 4.0, 40.0, 50.0f32];
     let tensor = |values: &[f32], shape: &[usize]| samclip_models::Tensor::<1>::from_floats(values, &device).reshape::<4, _>(<[usize; 4]>::try_from(shape).unwrap());

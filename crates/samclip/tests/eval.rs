@@ -156,6 +156,11 @@ fn other_systems_files_score_and_reports_become_a_page() {
     assert_eq!(report["worst"][0][0], "2007_000001");
     assert!(out.join("voc_clip_head/worst/01_2007_000001.png").is_file());
     assert!(text(out.join("voc_clip_head/confusion.csv")).starts_with("truth,\"background\""));
+    // other maps at the same place do not continue the run
+    miniature::labels(&maps.join("2007_000001.png"), 1, &|class| class.map_or(9, |c| c as u8));
+    let again = samclip(&["eval", &voc, "--data", d, "--out", o, "--predictions", maps.to_str().unwrap(), "--system", "peer"]);
+    assert_eq!(again.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("records of another run"));
     // a missing map is an error that names it
     std::fs::remove_file(maps.join("2007_000003.png")).unwrap();
     let other = dir.path().join("other");

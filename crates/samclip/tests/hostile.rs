@@ -6,7 +6,8 @@ use std::io::{Cursor, Write};
 use std::path::Path;
 
 use samclip_weights::{StateDict, TensorData, to_safetensors_bytes};
-use support::{photo, samclip, stderr, tiny_state, tiny_weights};
+use samclip_testkit::tiny;
+use support::{photo, samclip, stderr};
 
 /// What is typed (`DIR` is the folder of the files, `W` the small model's weights) and what the error must say.
 struct Case {
@@ -193,9 +194,9 @@ fn prepare(dir: &Path) {
 
 fn prepare_weights(dir: &Path) {
     let write = |name: &str, bytes: &[u8]| std::fs::write(dir.join(name), bytes).unwrap();
-    tiny_weights(dir);
+    tiny::weights(dir);
     let changed = |change: &dyn Fn(&mut StateDict)| {
-        let mut state = tiny_state();
+        let mut state = tiny::state();
         change(&mut state);
         to_safetensors_bytes(&state)
     };

@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use samclip_weights::StateDict;
-use support::runs::{Recipe, folder, shapes};
+use samclip_testkit::runs::{Recipe, folder, shapes};
 use support::{samclip, stderr};
 
 const TRAIN: [&str; 4] = ["train", "recipe.toml", "--data", "."];

@@ -1,6 +1,5 @@
 //! `samclip serve` as a process: the command line's documents over HTTP, keys, configuration, SIGTERM.
 
-#[allow(dead_code, reason = "the small model is for other tests")]
 mod support;
 
 use std::io::{BufRead, BufReader};
@@ -21,7 +20,10 @@ struct Server {
 impl Server {
     fn start(arguments: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_samclip"));
-        command.arg("serve").args(["--port", "0"]).args(arguments).stderr(Stdio::piped()).stdout(Stdio::null());
+        Self::of(command.arg("serve").args(["--port", "0"]).args(arguments).stderr(Stdio::piped()).stdout(Stdio::null()))
+    }
+
+    fn of(command: &mut Command) -> Self {
         let mut child = command.spawn().expect("the binary starts");
         let mut lines = BufReader::new(child.stderr.take().expect("stderr is piped")).lines().map_while(Result::ok);
         let found = lines.find_map(|line| line.strip_prefix("samclip serves on ").map(str::to_owned));
@@ -275,4 +277,24 @@ fn configuration_comes_from_file_environment_and_flags() {
     let server = Server::start(&["--config", folder.path().join("serve.toml").to_str().expect("a path"), "--api-key", "from the flag"]);
     let with = |key: &str| answer(agent().get(format!("{}/v1/models", server.url)).header("authorization", format!("Bearer {key}")).call()).0;
     assert_eq!((with("from the file"), with("from the flag"), server.get("/healthz").0), (401, 200, 200));
+}
+
+#[test]
+fn a_key_in_the_environment_is_for_servers_and_a_file_beats_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let with_key = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_samclip"));
+        command.args(arguments).env("SAMCLIP_API_KEY", "of-the-environment").current_dir(dir.path());
+        command
+    };
+    let cat = photo("cat.jpg").display().to_string();
+    let local = with_key(&["segment", &cat, "--point", "100,100"]).output().unwrap();
+    assert!(local.status.success(), "{}", stderr(&local));
+
+    std::fs::write(dir.path().join("key"), "# of the file\n").unwrap();
+    let mut server = with_key(&["serve", "--port", "0", "--api-key-file", "key"]);
+    let server = Server::of(server.stderr(Stdio::piped()).stdout(Stdio::null()));
+    let models = |key: &str| agent().get(format!("{}/v1/models", server.url)).header("Authorization", key).call();
+    assert_eq!(answer(models("Bearer # of the file")).0, 200);
+    assert_eq!(answer(models("Bearer of-the-environment")).0, 401);
 }

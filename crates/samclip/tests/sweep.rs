@@ -4,74 +4,16 @@ mod support;
 
 use std::path::Path;
 
+use samclip_testkit::runs::{DISTILL, Recipe, shapes};
+use samclip_testkit::tiny;
 use samclip_weights::{StateDict, TensorData, write_safetensors};
-use support::{samclip, stderr, tiny_config, tiny_state, tiny_weights};
+use support::{samclip, stderr};
 
 /// A recipe of three steps on painted shapes, distilling the tiny model's own CLIP head.
 fn recipe(init: &str, lr: f32) -> String {
-    let mut model = toml::Table::new();
-    model.insert("sizes".into(), toml::Value::try_from(tiny_config()).unwrap());
-    let mut table = toml::Table::new();
-    table.insert("model".into(), toml::Value::Table(model));
-    let sizes = table.to_string().replace("[model]\n", "");
-    format!(
-        r#"name = "tiny"
-seed = 5
-steps = 3
-precision = "f32"
-shards = 1
-
-[optimizer]
-lr = {lr:e}
-final_lr = 0.0
-warmup_steps = 1
-decay_steps = 2
-betas = [0.9, 0.99]
-weight_decay = 0.01
-clip_norm = 1.0
-
-[checkpoint]
-every_steps = 2
-every_minutes = 1000.0
-
-[log]
-every_steps = 1
-observe_every_steps = 0
-
-[smoke]
-steps = 2
-batch = 2
-
-[[task]]
-name = "photos"
-every_steps = 1
-side = 64
-batch = 2
-
-[task.augment]
-hflip = 0.5
-geometry = {{ kind = "random_resized_crop", scale = [0.5, 1.0], ratio = [0.75, 1.34] }}
-
-[[task.data]]
-dataset = "shapes"
-split = "7"
-weight = 1.0
-
-[[task.objective]]
-kind = "clip_distill"
-weight = 1.0
-teacher = "./tiny.safetensors"
-output = "pooled"
-photo_side = 64
-
-[model]
-variant = "sam_clip_nano"
-init = "{init}"
-trainable = ["clip_head.*"]
-logit_scale = 20.0
-background_logit = 5.0
-{sizes}"#
-    )
+    let objectives = DISTILL.replace("tiny.", "./tiny.") + "photo_side = 64\n";
+    let data = ("shapes", "7");
+    Recipe { lr, shards: 1, data, objectives, init, trainable: "clip_head.*", ..shapes(3, 2) }.text()
 }
 
 fn state(folder: &Path, file: &str) -> StateDict {
@@ -86,7 +28,7 @@ fn tensors(state: &StateDict) -> Vec<(&str, &TensorData)> {
 fn a_sweep_runs_each_recipe_once_and_says_which_failed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    tiny_weights(path);
+    tiny::weights(path);
     std::fs::create_dir(path.join("recipes")).unwrap();
     let write = |name: &str, text: String| {
         let text = text.replace("./tiny", "../tiny");
@@ -130,7 +72,7 @@ fn a_sweep_runs_each_recipe_once_and_says_which_failed() {
 fn answers_of_teachers_are_stored_in_parts_and_read_by_training() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    tiny_weights(path);
+    tiny::weights(path);
     std::fs::write(path.join("r.toml"), recipe("fresh", 1e-3)).unwrap();
     std::fs::create_dir(path.join("runs")).unwrap();
     let teach = |part: &str| {
@@ -175,8 +117,8 @@ fn answers_of_teachers_are_stored_in_parts_and_read_by_training() {
 fn checkpoints_are_interpolated_and_exported() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    tiny_weights(path);
-    let (a, mut b) = (tiny_state(), tiny_state());
+    tiny::weights(path);
+    let (a, mut b) = (tiny::state(), tiny::state());
     for (name, tensor) in a.iter() {
         let doubled: Vec<f32> = tensor.to_f32().iter().map(|v| v * 3.0).collect();
         b.insert(name, TensorData::from_f32(tensor.shape(), &doubled));

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use samclip_weights::{StateDict, TensorData};
-use support::runs::{DISTILL, Recipe, folder, shapes};
+use samclip_testkit::runs::{DISTILL, Recipe, folder, shapes};
 use support::{samclip, stderr};
 
 fn start(folder: &Path, out: &str) -> Child {

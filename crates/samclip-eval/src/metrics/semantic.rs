@@ -2,7 +2,8 @@
 //!
 //! Definition: mmsegmentation's `IoUMetric` (spec 8.3): pixels of the ignored label are left out; IoU of a class is
 //! its diagonal over row + column - diagonal; classes that neither truth nor prediction show are undefined and leave
-//! the mean. Parity: tests/metrics.rs, equal counts and values, with ignore and `reduce_zero_label`.
+//! the mean. Parity: tests/metrics.rs, equal counts and values, with ignore and with ADE's recoding
+//! (`samclip_data::label_pairs::reduced`).
 
 use super::mean;
 use serde::{Deserialize, Serialize};
@@ -37,16 +38,6 @@ impl Pairs {
 
 fn spread(v: u8) -> u64 {
     u64::from(v) * 0x0101_0101_0101_0101
-}
-
-/// mmseg's `reduce_zero_label`: 0 becomes 255, the others move down by one, 255 stays.
-pub fn reduce_zero_label(labels: &mut [u8]) {
-    for v in labels {
-        *v = match *v {
-            0 | 255 => 255,
-            v => v - 1,
-        };
-    }
 }
 
 /// Pixels by (truth, prediction) over `classes` classes; the last column is a prediction of no class.
@@ -153,12 +144,5 @@ mod tests {
         truth.iter().zip(&predicted).filter(|(t, _)| **t != 3).for_each(|p| *slow.entry((*p.0, *p.1)).or_insert(0u64) += 1);
         let slow: Vec<_> = slow.into_iter().map(|((t, p), n)| (t, p, n)).collect();
         assert_eq!(Pairs::of(&predicted, &truth, 3).0, slow);
-    }
-
-    #[test]
-    fn zero_is_reduced_as_mmseg_does() {
-        let mut labels = [0, 1, 150, 254, 255];
-        reduce_zero_label(&mut labels);
-        assert_eq!(labels, [255, 0, 149, 253, 255]);
     }
 }

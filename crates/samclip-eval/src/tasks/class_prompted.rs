@@ -2,7 +2,7 @@
 //!
 //! Not the task of methods that label every pixel: the classes of a photo are given. Every table must say so.
 
-use super::{Case, Measured, ask, class_mask, outcomes, present, void};
+use super::{Case, Measured, ask, class_mask, outcomes, void};
 use crate::EvalError;
 use crate::answers::{Answers, Offline, Roles};
 use crate::metrics::class_iou::{Aggregation, class_iou};
@@ -10,6 +10,7 @@ use crate::metrics::{Overlap, mean};
 use crate::outcome::{Outcome, Record};
 use crate::protocol::TextMode;
 use crate::summary::{Row, Summary};
+use samclip_data::present_classes;
 use samclip_data::prompts::distance_maximum;
 use samclip_image::{Image, LabelMap, Mask};
 use samclip_predict::{Point, Prompt, SegmentOptions, TextMode as PredictTextMode};
@@ -33,7 +34,7 @@ pub fn answer(case: &Case, answers: Answers<'_>, index: usize) -> Result<(LabelM
     };
     let named = |class: &usize| case.names.get(*class).is_some_and(Option::is_some);
     let (mut masks, mut ms) = (Vec::new(), 0.0);
-    for class in present(&truth, background).into_iter().filter(named) {
+    for class in present_classes(&truth, background).into_iter().filter(named) {
         let (mask, took) = match (answers, &image) {
             (Answers::Model(roles), Some(image)) => by_name(case, roles, index, (image, &truth), class)?,
             (Answers::Offline(Offline::Oracle), _) => (class_mask(&truth, class), 0.0),

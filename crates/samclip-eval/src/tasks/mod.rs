@@ -187,13 +187,6 @@ pub(crate) fn class_mask(labels: &LabelMap, class: usize) -> Mask {
     Mask { width: labels.width, height: labels.height, data }
 }
 
-/// The classes that a label map shows, ascending, without the background.
-pub(crate) fn present(labels: &LabelMap, background: Option<usize>) -> Vec<usize> {
-    let mut seen = [false; 256];
-    labels.data.iter().for_each(|&v| seen[usize::from(v)] = true);
-    (0..usize::from(IGNORE)).filter(|&c| seen[c] && Some(c) != background).collect()
-}
-
 /// One mask of the photo's size for every prompt, and the milliseconds.
 pub(crate) fn ask(
     case: &Case,

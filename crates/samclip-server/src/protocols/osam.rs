@@ -9,6 +9,7 @@ use axum::Json;
 use axum::extract::{Request, State};
 use base64::Engine as _;
 use samclip_predict::record::{MaskImage, MaskRecord};
+use samclip_image::png_grey;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -18,7 +19,6 @@ use crate::ask::within;
 use crate::body::receive;
 use crate::engine::Engine;
 use crate::error::ApiError;
-use crate::verbs::grey_png;
 use crate::wire::PromptJson;
 
 /// `POST /api/generate`.
@@ -99,7 +99,7 @@ fn annotation(record: &MaskRecord) -> Option<Value> {
     let [x0, y0, x1, y1] = corners(&mask)?;
     let cropped = mask.crop(x0, y0, x1 - x0 + 1, y1 - y0 + 1);
     let grey: Vec<u8> = cropped.data.iter().map(|set| if *set { 255 } else { 0 }).collect();
-    let png = base64::prelude::BASE64_STANDARD.encode(grey_png(cropped.width, cropped.height, &grey));
+    let png = base64::prelude::BASE64_STANDARD.encode(png_grey(cropped.width, cropped.height, &grey));
     Some(json!({
         "bounding_box": { "xmin": x0, "ymin": y0, "xmax": x1, "ymax": y1 },
         "text": record.text, "score": record.score, "mask": png,

@@ -1,44 +1,15 @@
 //! A server in this process: the router over a SAM-CLIP so small that it runs in milliseconds.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use base64::Engine as _;
 use http_body_util::BodyExt;
-use samclip_models::init::Init;
-use samclip_models::sam::{MaskDecoderConfig, SamConfig, Stem, VitDetConfig};
-use samclip_models::sam_clip::{ClipHeadConfig, Pooling, SamClipConfig};
-use samclip_models::{Device, state};
 use samclip_predict::ModelSpec;
 use samclip_server::{Engine, Limits, Settings, app};
 use serde_json::Value;
 use tower::ServiceExt;
-
-/// A SAM-CLIP of 64 px with seeded values, as a file.
-fn tiny_weights(folder: &Path) -> std::path::PathBuf {
-    let image_encoder = VitDetConfig {
-        img_size: 64,
-        embed_dim: 32,
-        depth: 2,
-        num_heads: 2,
-        mlp_ratio: 2,
-        out_chans: 32,
-        window_size: 2,
-        global_attn_indexes: vec![1],
-        stem: Stem::Patch,
-    };
-    let mask_decoder =
-        MaskDecoderConfig { transformer_dim: 32, depth: 1, num_heads: 2, mlp_dim: 32, iou_head_hidden_dim: 32 };
-    let clip_head = ClipHeadConfig { depth: 1, pooling: Pooling::Max, mlp_dim: 32, embed_dim: 512 };
-    let config = SamClipConfig { sam: SamConfig { image_encoder, mask_decoder }, clip_head };
-    let mut weights = state::state_dict(&config.init(&mut Init::seeded(7, &Device::default())));
-    weights.metadata.insert("config".to_owned(), serde_json::to_string(&config).unwrap());
-    let path = folder.join("tiny.safetensors");
-    samclip_weights::write_safetensors(&path, &weights).unwrap();
-    path
-}
 
 /// A server with these limits and key, ready to answer.
 pub async fn server(limits: Limits, api_key: Option<&str>) -> Arc<Engine> {
@@ -50,7 +21,7 @@ pub async fn server(limits: Limits, api_key: Option<&str>) -> Arc<Engine> {
 /// A server whose model is not loaded yet.
 pub fn cold(limits: Limits, api_key: Option<&str>) -> Arc<Engine> {
     let folder = tempfile::tempdir().unwrap();
-    let weights = tiny_weights(folder.path());
+    let weights = samclip_testkit::tiny::weights(folder.path());
     // The weights are mapped when the model is loaded, so the folder has to stay.
     std::mem::forget(folder);
     let settings = Settings {

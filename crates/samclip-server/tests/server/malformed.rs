@@ -140,6 +140,7 @@ fn prompts_and_options() -> Vec<Case> {
         with("/v1/everything", r#""points_per_side": 0"#, Kind::InvalidOption),
         with("/v1/everything", r#""points_per_side": 18446744073709551615"#, Kind::InvalidOption),
         with("/v1/everything", r#""points_per_side": 500, "crop_n_layers": 4"#, Kind::TooManyPrompts),
+        with("/v1/everything", r#""points_per_side": 1, "crop_n_layers": 3"#, Kind::TooManyPrompts),
         with("/v1/everything", r#""points_per_side": -1"#, Kind::InvalidRequest),
         with("/v1/everything", r#""crop_overlap_ratio": 1"#, Kind::InvalidOption),
         with("/v1/everything", r#""point_grids": [[[2, 0]]]"#, Kind::InvalidOption),

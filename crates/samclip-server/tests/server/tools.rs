@@ -67,9 +67,18 @@ async fn label_studio() {
     assert_eq!((status, answer["results"].as_array().unwrap().len()), (StatusCode::OK, 1));
     let labels: Vec<&Value> = answer["results"][0]["result"].as_array().unwrap().iter().map(|r| &r["value"]["brushlabels"][0]).collect();
     assert!(labels.iter().all(|label| *label == "Cat"), "{labels:?}");
+    assert_eq!(labels.is_empty(), expected(&engine, json!({ "text": "cat" })).await.area() == 0);
     let text = json!({ "context": { "result": [{ "type": "textarea", "value": { "text": ["dog"] } }] } });
     let request = json!({ "tasks": [task], "label_config": config, "params": text });
-    assert_eq!(post(&engine, "/predict", request.to_string()).await.0, StatusCode::OK);
+    let (status, answer) = post(&engine, "/predict", request.to_string()).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let dog = expected(&engine, json!({ "text": "dog" })).await;
+    let found = answer["results"][0]["result"].as_array().unwrap();
+    assert_eq!(found.is_empty(), dog.area() == 0, "{answer}");
+    for region in found {
+        let bytes: Vec<u8> = serde_json::from_value(region["value"]["rle"].clone()).unwrap();
+        assert_eq!(brush_rle::decode(&bytes, 40, 30).unwrap(), dog);
+    }
     // an address elsewhere is not fetched
     let elsewhere = json!({ "tasks": [{ "data": { "image": "http://127.0.0.1:1/x.png" } }], "label_config": config });
     let (status, answer) = post(&engine, "/predict", elsewhere.to_string()).await;
@@ -100,6 +109,8 @@ async fn x_anylabeling() {
     }).collect();
     let drawn = rle::decode(&rle::from_polygons(&rings, 30, 40).unwrap());
     assert!(mask.data.iter().zip(&drawn.data).all(|(own, drawn)| !own || *drawn));
+    assert!(!shapes.is_empty() && mask.area() > 0);
+    assert_eq!(drawn.bbox_xywh(), mask.bbox_xywh(), "and reach no further");
 
     let text = json!({ "model": "sam_clip_nano", "image": image, "params": { "text_prompt": "cat.dog" } });
     let (status, answer) = post(&engine, "/v1/predict", text.to_string()).await;

@@ -87,50 +87,28 @@ fn parse_shard(text: &str) -> std::result::Result<Shard, String> {
     parts.filter(|(i, n)| i < n).ok_or_else(|| format!("expected I/N with I below N, such as 0/4, found `{text}`"))
 }
 
-/// How a protocol is put to a model.
-#[derive(Debug, Default)]
-pub struct Asked<'a> {
-    /// The first photos only.
-    pub limit: Option<usize>,
-    /// Classification alone, at this side.
-    pub classify_side: Option<usize>,
-    /// Names as a detector's boxes.
-    pub boxes: Option<&'a Path>,
-    /// Names by segmenting everything, then classifying.
-    pub sam_plus_clip: bool,
-}
-
-/// A protocol on the data folder's photos.
-pub fn measure(model: &mut Model, protocol: &Protocol, data: &Path, asked: &Asked) -> Result<Report> {
+/// A prompts-and-names protocol on the data folder's photos; at a `side` classification alone.
+pub fn measure(
+    model: &mut Model,
+    protocol: &Protocol,
+    data: &Path,
+    limit: Option<usize>,
+    side: Option<usize>,
+) -> Result<Report> {
     let dataset = samclip_data::open(data, &protocol.dataset, &protocol.split)?;
     let names = name_map(dataset.as_ref(), &data.join("text"))?;
-    if let Some(side) = asked.classify_side {
+    if let Some(side) = side {
         model.set_classify_side(side)?;
     }
-    let model = &*model;
-    let boxes = asked.boxes.map(Boxes::open).transpose()?;
-    let baseline = match asked.sam_plus_clip {
-        true => Some(SamPlusClip::new(model, model, EverythingOptions::STANDARD)?),
-        false => None,
-    };
-    let kind = match (&boxes, &baseline) {
-        (Some(_), _) => " with a detector's boxes",
-        (_, Some(_)) => ", everything then classified",
-        _ => "",
-    };
-    let segmenter = baseline.as_ref().map(|b| b as &dyn PromptSegmenter).or(model.prompt_segmenter().ok());
     let subject = Subject {
-        name: format!("{}{kind}", model.name),
-        segmenter: segmenter.filter(|_| asked.classify_side.is_none()),
+        name: model.name.clone(),
+        segmenter: model.prompt_segmenter().ok().filter(|_| side.is_none()),
         classifier: model.classifier().ok(),
-        boxes: boxes.as_ref(),
+        boxes: None,
     };
-    let line = bar(true, 0, "{wide_bar} {pos}/{len} photos, {eta} left");
-    let mut progress = |done: usize, all: usize| {
-        line.set_length(all as u64);
-        line.set_position(done as u64);
-    };
-    let report = evaluate(protocol, dataset.as_ref(), &names, &subject, asked.limit, &mut progress)?;
+    let line = bar(true, 0, PROGRESS);
+    let mut progress = |done: usize, all: usize| advance(&line, done, all);
+    let report = evaluate(protocol, dataset.as_ref(), &names, &subject, limit, &mut progress)?;
     line.finish_and_clear();
     Ok(report)
 }
@@ -158,7 +136,8 @@ fn run_protocols(args: &RunArgs) -> Result<ExitCode> {
     }
     match offline(args, &jobs)? {
         Some((answers, name)) => {
-            let mut runs = open_runs(args, jobs, &|_| header_of(&name, "-", kind(&answers), false))?;
+            let content = args.predictions.as_deref().map_or(Ok("-".to_owned()), content_hash)?;
+            let mut runs = open_runs(args, jobs, &|_| header_of(&name, &content, kind(&answers), false))?;
             let line = bar(true, 0, PROGRESS);
             ask_offline(&mut runs, &answers, args.shard.unwrap_or((0, 1)), &mut |done, all| advance(&line, done, all))?;
             line.finish_and_clear();
@@ -249,11 +228,8 @@ fn with_model(args: &RunArgs, jobs: Vec<Job>) -> Result<ExitCode> {
     };
     spec.cache = spec.cache.or(cache.as_ref().map(|dir| dir.path().to_owned()));
     let mut model = Model::load(&spec)?;
-    let side = jobs.iter().find_map(|job| match job {
-        Job::Benchmark(case) => case.benchmark.classification.and_then(|c| c.side),
-        Job::Objects(_) => None,
-    });
-    if let Some(side) = args.classify_side.or(side) {
+    let side = classify_side(args.classify_side, &jobs)?;
+    if let Some(side) = side {
         model.set_classify_side(side)?;
     }
     let model = &model;
@@ -267,9 +243,9 @@ fn with_model(args: &RunArgs, jobs: Vec<Job>) -> Result<ExitCode> {
         (_, Some(_)) => ", everything then classified",
         _ => "",
     };
-    let (name, weights) = (format!("{}{suffix}", model.name), weights(&spec)?);
+    let (name, answers) = (format!("{}{suffix}", model.name), answers_of(args, &spec, model.precision, side)?);
     let texts = roles.classifier.is_some() || args.boxes.is_some();
-    let mut runs = open_runs(args, jobs, &|_| header_of(&name, &weights, "model", texts))?;
+    let mut runs = open_runs(args, jobs, &|_| header_of(&name, &answers, "model", texts))?;
     ask(args, &mut runs, &roles, cache.as_ref().map(|dir| dir.path()))?;
     let cost = Cost { parameters: parameters(&spec), precision: Some(model.precision.to_owned()), ..Cost::default() };
     finish(args, runs, Answers::Model(&roles), &cost)
@@ -310,14 +286,52 @@ fn clear(folder: &Path) {
     entries.for_each(|entry| drop(std::fs::remove_file(entry.path())));
 }
 
-/// What the weights are: equal strings are equal weights.
-fn weights(spec: &samclip_predict::ModelSpec) -> Result<String> {
-    let hash = |path: &PathBuf| Ok::<_, anyhow::Error>(samclip_predict::cache::file_hash(path)?[..16].to_owned());
-    let mut parts = vec![spec.weights.as_ref().map_or(Ok("embedded".to_owned()), hash)?];
-    for path in [&spec.adapter, &spec.clip_weights, &spec.text_table].into_iter().flatten() {
-        parts.push(hash(path)?);
+/// The side at which all protocols classify.
+fn classify_side(asked: Option<usize>, jobs: &[Job]) -> Result<Option<usize>> {
+    let of = |job: &Job| match job {
+        Job::Benchmark(case) => case.benchmark.classification.map(|c| c.side),
+        Job::Objects(_) => Some(None),
+    };
+    let mut sides = jobs.iter().filter_map(of).collect::<Vec<_>>();
+    sides.sort_unstable();
+    sides.dedup();
+    match (asked, sides.as_slice()) {
+        (None, []) => Ok(None),
+        (None, [side]) => Ok(*side),
+        (None, _) => bail!("the protocols classify at different sides; run them one by one"),
+        (Some(asked), sides) if sides.iter().flatten().any(|side| *side != asked) => {
+            bail!("a protocol names its own side; leave --classify-side {asked} out")
+        }
+        (Some(asked), _) => Ok(Some(asked)),
     }
+}
+
+/// What answers: equal strings are equal weights and settings, so that records may continue.
+fn answers_of(args: &RunArgs, spec: &samclip_predict::ModelSpec, precision: &str, side: Option<usize>) -> Result<String> {
+    let mut parts = vec![samclip_predict::model::weights_hash(spec)?[..16].to_owned()];
+    for path in [&spec.adapter, &spec.clip_weights, &spec.text_table, &args.boxes].into_iter().flatten() {
+        parts.push(content_hash(path)?);
+    }
+    parts.push(precision.to_owned());
+    parts.extend(side.map(|side| format!("{side} px")));
     Ok(parts.join("+"))
+}
+
+/// What a file holds; of a folder, the names, sizes and times of what lies in it.
+fn content_hash(path: &Path) -> Result<String> {
+    let hash = match path.is_dir() {
+        false => samclip_predict::cache::file_hash(path)?,
+        true => {
+            let mut text = String::new();
+            for entry in walkdir::WalkDir::new(path).sort_by_file_name() {
+                let entry = entry?;
+                let about = entry.metadata()?;
+                text += &format!("{} {} {:?}\n", entry.path().display(), about.len(), about.modified()?);
+            }
+            samclip_predict::cache::bytes_hash(text.as_bytes())
+        }
+    };
+    Ok(hash[..16].to_owned())
 }
 
 /// Reports of whole runs; for shards what was measured.

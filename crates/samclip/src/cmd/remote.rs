@@ -25,7 +25,7 @@ pub struct ServerArgs {
     #[arg(long, value_name = "URL")]
     pub server: Option<String>,
     /// Its API key
-    #[arg(long, value_name = "KEY", env = "SAMCLIP_API_KEY", hide_env_values = true, requires = "server")]
+    #[arg(long, value_name = "KEY", env = "SAMCLIP_API_KEY", hide_env_values = true)]
     server_key: Option<String>,
 }
 
@@ -66,7 +66,8 @@ impl Remote {
     pub fn about(&self) -> Result<About, PredictError> {
         let answer = self.call("/v1/models", None)?;
         let text = |key: &str| answer["models"][0][key].as_str().unwrap_or_default().to_owned();
-        Ok(About { model: text("name"), precision: text("precision") })
+        let model = self.adapter.iter().fold(text("name"), |model, adapter| format!("{model} with adapter {adapter}"));
+        Ok(About { model, precision: text("precision") })
     }
 
     /// Masks for prompts on one photo.
@@ -103,7 +104,7 @@ impl Remote {
             let (status, wait, answer) = self.once(&url, body)?;
             match status {
                 200 => return Ok(answer),
-                429 | 503 => std::thread::sleep(Duration::from_secs(wait.clamp(1, 10))),
+                429 | 503 if answer["kind"] != "deadline" => std::thread::sleep(Duration::from_secs(wait.clamp(1, 10))),
                 _ => {
                     let error = answer["error"].as_str().map_or_else(|| format!("the server answered {status}"), str::to_owned);
                     return Err(self.failure(error, answer["hint"].as_str().map(str::to_owned)));

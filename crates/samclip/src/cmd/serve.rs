@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use samclip_predict::{ModelSpec, inputs};
+use samclip_predict::ModelSpec;
 use samclip_server::settings::LabelStudio;
 use samclip_server::{Engine, FileSettings, Limits, Settings};
 
@@ -57,7 +57,7 @@ pub struct Args {
     #[arg(long, env = "SAMCLIP_API_KEY", value_name = "KEY", hide_env_values = true)]
     api_key: Option<String>,
     /// File with the key
-    #[arg(long, env = "SAMCLIP_API_KEY_FILE", value_name = "FILE", conflicts_with = "api_key")]
+    #[arg(long, env = "SAMCLIP_API_KEY_FILE", value_name = "FILE")]
     api_key_file: Option<PathBuf>,
     /// Origin of another site's page that may ask, `*` for all; several times for several
     #[arg(long, env = "SAMCLIP_CORS", value_name = "ORIGIN", value_delimiter = ',')]
@@ -184,6 +184,11 @@ fn settings(args: Args, file: FileSettings) -> Result<Settings> {
         connections: args.connections.or(file.connections).unwrap_or(standard.connections).max(1),
         patience: standard.patience,
     };
+    // a flag or the environment beats the configuration; a file beats a word, which may be the environment's for all
+    let api_key = match (args.api_key, args.api_key_file) {
+        (None, None) => key(file.api_key, file.api_key_file)?,
+        (word, path) => key(word, path)?,
+    };
     let label_studio_key = args.label_studio_key.or(file.label_studio_key);
     let label_studio = args.label_studio_url.or(file.label_studio_url);
     let everyday = || DETECTOR_LABELS.iter().map(|name| (*name).to_owned()).collect();
@@ -198,7 +203,7 @@ fn settings(args: Args, file: FileSettings) -> Result<Settings> {
         port: args.port.or(file.port).unwrap_or(8484),
         model,
         adapters,
-        api_key: key(args.api_key.or(file.api_key), args.api_key_file.or(file.api_key_file))?,
+        api_key,
         cors: if args.cors.is_empty() { file.cors.unwrap_or_default() } else { args.cors },
         assets: args.assets,
         limits,
@@ -209,11 +214,14 @@ fn megabytes(asked: Option<u64>, standard: u64) -> u64 {
     asked.map_or(standard, |mb| mb.max(1).saturating_mul(1 << 20))
 }
 
-/// The key itself, or the first line of its file.
-fn key(key: Option<String>, file: Option<PathBuf>) -> Result<Option<String>> {
-    let key = match (key, file) {
-        (None, Some(path)) => Some(inputs::read_names(&path)?.swap_remove(0)),
-        (key, _) => key,
+/// The first line of the file, or the key itself.
+fn key(word: Option<String>, file: Option<PathBuf>) -> Result<Option<String>> {
+    let key = match file {
+        Some(path) => {
+            let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read the key: {}", path.display()))?;
+            Some(text.lines().next().unwrap_or_default().trim().to_owned())
+        }
+        None => word,
     };
     match key {
         Some(key) if key.trim().is_empty() => bail!("the API key is empty: expected a word that is hard to guess"),

@@ -11,7 +11,7 @@ use samclip_train::export::{file_name, sha256};
 use samclip_train::{Recipe, RunOptions, plot, run_log};
 
 use super::common::{out, print_error};
-use super::eval::{Asked, measure};
+use super::eval::measure;
 use super::sweep_table::{Row, csv, markdown};
 use super::train::{Printer, revision, stop_on_signals};
 
@@ -218,8 +218,7 @@ fn measure_all(
                 model = Some(Model::load(&spec)?);
             }
             let Some(model) = &mut model else { continue };
-            let asked = Asked { limit: args.limit, classify_side: side, ..Asked::default() };
-            let report = measure(model, protocol, &args.data, &asked)?;
+            let report = measure(model, protocol, &args.data, args.limit, side)?;
             let part = |name: &str| format!("{prefix}{name}{limit}");
             for (name, value) in figures(&report, side.is_some()) {
                 row.figures.insert(part(name), value);

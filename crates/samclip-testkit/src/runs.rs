@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{tiny_config, tiny_weights};
+use crate::tiny;
 
 /// Learns from the masks of the data.
 pub const MASKS: &str = r#"
@@ -32,25 +32,43 @@ output = "pooled"
 
 /// A recipe of the small model; `data` is `(dataset, split)`.
 pub struct Recipe<'a> {
+    /// Steps in all.
     pub steps: usize,
+    /// Steps between checkpoints.
     pub every: usize,
+    /// Learning rate.
     pub lr: f32,
+    /// Unreadable photos that are allowed.
     pub max_skipped: usize,
+    /// Parts of a batch.
     pub shards: usize,
+    /// Data set and split.
     pub data: (&'a str, &'a str),
+    /// Tables `[[task.objective]]`.
     pub objectives: String,
+    /// A weight file, or `fresh`.
+    pub init: &'a str,
+    /// What learns.
+    pub trainable: &'a str,
 }
 
 impl Recipe<'_> {
     /// Writes it as `recipe.toml`.
     pub fn write(&self, folder: &Path) -> PathBuf {
-        let Self { steps, every, lr, max_skipped, shards, data: (dataset, split), objectives } = self;
+        let path = folder.join("recipe.toml");
+        std::fs::write(&path, self.text()).unwrap();
+        path
+    }
+
+    /// The recipe.
+    pub fn text(&self) -> String {
+        let Self { steps, every, lr, max_skipped, shards, data: (dataset, split), objectives, init, trainable } = self;
         let mut sizes = toml::Table::new();
         let mut model = toml::Table::new();
-        model.insert("sizes".into(), toml::Value::try_from(tiny_config()).unwrap());
+        model.insert("sizes".into(), toml::Value::try_from(tiny::config()).unwrap());
         sizes.insert("model".into(), toml::Value::Table(model));
         let sizes = sizes.to_string();
-        let text = format!(
+        format!(
             r#"name = "tiny"
 seed = 5
 steps = {steps}
@@ -98,29 +116,27 @@ weight = 1.0
 {objectives}
 [model]
 variant = "sam_clip_nano"
-init = "fresh"
-trainable = ["*"]
+init = "{init}"
+trainable = ["{trainable}"]
 logit_scale = 20.0
 background_logit = 5.0
 {}"#,
             (steps - 2).min(10),
             sizes.replace("[model]\n", "")
-        );
-        let path = folder.join("recipe.toml");
-        std::fs::write(&path, text).unwrap();
-        path
+        )
     }
 }
 
 /// Both objectives on painted shapes.
 pub fn shapes(steps: usize, every: usize) -> Recipe<'static> {
     let objectives = [MASKS, DISTILL].concat();
-    Recipe { steps, every, lr: 2e-3, max_skipped: 0, shards: 2, data: ("shapes", "23"), objectives }
+    let (data, init, trainable) = (("shapes", "23"), "fresh", "*");
+    Recipe { steps, every, lr: 2e-3, max_skipped: 0, shards: 2, data, objectives, init, trainable }
 }
 
 /// A folder with the weights that the recipes name.
 pub fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    tiny_weights(folder.path());
+    tiny::weights(folder.path());
     folder
 }
