@@ -1,11 +1,12 @@
-"""How far each tier is from PyTorch in f32: SAM ViT-B on ten photos, seeded weights, one click in the middle.
+"""How far each tier is from f32: SAM ViT-B with seeded weights, the embedded model with its trained ones; ten photos, one click in the middle.
 
     python benches/accuracy.py WEIGHTS.pth PHOTO... [--samclip target/release/samclip]
 
 PyTorch (segment_anything as published) computes embedding and mask logits; `samclip weights check` compares, once
 per tier: relative L2 of the embedding and the smallest IoU of the three masks. PyTorch's own bf16 is the last row.
-Writes benches/runs/DATE_accuracy.json,
-which `xtask bench-table` reads. WEIGHTS.pth is what peers/make_inputs.py writes.
+The embedded model (`samclip segment --multimask`) is compared with itself in f32, per mask.
+Writes benches/runs/DATE_accuracy.json, which `xtask bench-table` reads. WEIGHTS.pth is what peers/make_inputs.py
+writes.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import tempfile
 import numpy as np
 import torch
 from PIL import Image
+from pycocotools import mask as coco_mask
 from safetensors.torch import save_file
 from segment_anything import sam_model_registry
 from segment_anything.utils.transforms import ResizeLongestSide
@@ -64,6 +66,28 @@ def measure(args, folder, isa, precision):
     return tensors["image_embedding"]["relative_l2"], tensors["low_res_logits"]["mask_iou"]
 
 
+def segment(args, photo, precision):
+    """The embedded model's three masks of a click in the middle, best first."""
+    width, height = Image.open(photo).size
+    command = [args.samclip, "segment", photo, "--point", f"{width // 2},{height // 2}", "--multimask",
+               "--precision", precision, "--json"]
+    found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    return [coco_mask.decode(m["segmentation"]).astype(bool) for m in found["images"][0]["masks"]]
+
+
+def trained(args):
+    """IoU of the best mask and smallest IoU of the three, bf16 against f32, over the photos."""
+    best, smallest = [], []
+    for photo in args.photos:
+        pairs = zip(segment(args, photo, "f32"), segment(args, photo, "bf16"), strict=True)
+        ious = [(a & b).sum() / max((a | b).sum(), 1) for a, b in pairs]
+        print(pathlib.Path(photo).name, "embedded model", *(f"{v:.6g}" for v in ious), flush=True)
+        best.append(ious[0])
+        smallest.append(min(ious))
+    return {"model": "sam_clip_nano", "photos": len(best), "best_median": float(np.median(best)), "best_min": float(min(best)),
+            "all_median": float(np.median(smallest)), "all_min": float(min(smallest))}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights")
@@ -89,7 +113,7 @@ def main():
     ]
     now = datetime.datetime.now(datetime.timezone.utc)
     run = {"kind": "accuracy", "date": now.isoformat(timespec="seconds"), "command": "python benches/accuracy.py SAM_VIT_B.pth PHOTO…",
-           "photos": [pathlib.Path(p).name for p in args.photos], "torch": torch.__version__, "rows": rows}
+           "photos": [pathlib.Path(p).name for p in args.photos], "torch": torch.__version__, "rows": rows, "trained": trained(args)}
     path = ROOT / "benches/runs" / f"{now:%Y-%m-%dT%H%M}_accuracy.json"
     path.write_text(json.dumps(run, indent=1) + "\n")
     print(path)

@@ -17,6 +17,7 @@ struct Run {
     command: String,
     torch: String,
     rows: Vec<Row>,
+    trained: Option<Trained>,
 }
 
 #[derive(Deserialize)]
@@ -28,6 +29,19 @@ struct Row {
     relative_l2_max: f64,
     mask_iou_median: f64,
     mask_iou_min: f64,
+}
+
+/// Masks of the embedded model in bf16 against its own in f32.
+#[derive(Deserialize)]
+struct Trained {
+    model: String,
+    photos: usize,
+    /// Of the mask that is the answer.
+    best_median: f64,
+    best_min: f64,
+    /// Of the farthest of three.
+    all_median: f64,
+    all_min: f64,
 }
 
 /// The section, or a word that there is none yet.
@@ -51,6 +65,14 @@ pub fn section(runs: &Path) -> Result<String> {
             text,
             "| {} | {} | {} | {:.2e} | {:.2e} | {:.5} | {:.5} |",
             r.isa, r.precision, r.photos, r.relative_l2_median, r.relative_l2_max, r.mask_iou_median, r.mask_iou_min
+        )?;
+    }
+    if let Some(t) = run.trained {
+        writeln!(
+            text,
+            "\nTrained weights (`{}`, the same photos and clicks, bf16 against f32): IoU of the best mask {:.4} in the \
+             median of {} photos, {:.4} at least; of the farthest of the three masks {:.4} and {:.4}.",
+            t.model, t.best_median, t.photos, t.best_min, t.all_median, t.all_min
         )?;
     }
     Ok(text)

@@ -59,7 +59,6 @@ impl Forward<'_> {
             acc: Scratch::take(BLOCK * d),
             terms: Scratch::take(self.panels.map_or(0, |p| BLOCK * p.columns.1)),
         };
-        let mut bias = [Bias([0.0; WHOLE]), Bias([0.0; WHOLE])];
         let q = head_view(self.q, b, h);
         // SAFETY: buffers have the sizes the engine asks for; views cover the head.
         unsafe {
@@ -91,12 +90,7 @@ impl Forward<'_> {
                     let n = chunk.min(keys - j);
                     let k = kt.ptr().add(j * Amx::words(d));
                     e.mul(rows, n, d, qa.ptr(), k, buffers.scores.ptr(), chunk, Start::Zero);
-                    self.bias(&buffers, (i0, 0), (j, n), &mut bias[0]);
-                    for r in 0..rows {
-                        // A row ahead: vectors of a bias cross the parts in which it is stored.
-                        self.bias(&buffers, (i0, (r + 1).min(rows - 1)), (j, n), &mut bias[(r + 1) % 2]);
-                        self.soften(s, &mut state, &buffers, (i0, r), (j, n, chunk), &bias[r % 2].0);
-                    }
+                    self.soften(s, &mut state, &buffers, (i0, rows), (j, n, chunk));
                     let start = if j == 0 { Start::Zero } else { Start::Add };
                     let v = vb.ptr().add(j / chunk * v_words);
                     e.mul(rows, d, n, buffers.probabilities.ptr(), v, buffers.acc.ptr(), d, start);
@@ -107,65 +101,64 @@ impl Forward<'_> {
         }
     }
 
-    /// Relative positions of the keys `j..j + n` for row `r`, in powers of two; nothing where there are none.
+    /// Rows of scores to rows of the second product's operand. Each step passes over all rows, so that no
+    /// row waits for what another one has just computed.
     ///
     /// # Safety
-    /// Buffers as in `run_amx`.
+    /// Buffers as in `run_amx`; `scores` holds the chunk of `n` keys from `j`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn bias(&self, buffers: &Buffers, (i0, r): (usize, usize), (j, n): (usize, usize), to: &mut Bias) {
-        // SAFETY: the terms of a row follow the column where they start.
+    unsafe fn soften<S: Simd>(
+        &self, s: S, state: &mut State, buffers: &Buffers, (i0, rows): (usize, usize), (j, n, chunk): (usize, usize, usize),
+    ) {
+        let (sh, d) = (self.shape, self.shape.head_dim);
+        let padded = n.next_multiple_of(32);
+        let mut peaks = [0.0; BLOCK];
+        // SAFETY: rows have `chunk` >= padded floats.
         unsafe {
-            if let Some(p) = self.panels {
-                let row = buffers.terms.ptr().add(r * p.columns.1).cast_const();
-                let (h, w) = first_columns(p, i0 + r);
-                bias_row((row.add(h), row.add(w), p.grid.1), 1.0, j, n, &mut to.0);
-            } else if let Some(rel) = &self.rel {
-                bias_row(rel_row(rel, self.head * self.shape.queries + i0 + r), LOG2_E, j, n, &mut to.0);
+            for (r, peak) in peaks.iter_mut().enumerate().take(rows) {
+                let last = i0 + r + sh.keys - sh.queries.min(i0 + r + sh.keys);
+                let visible = if sh.causal { n.min((last + 1).saturating_sub(j)) } else { n };
+                let row = buffers.scores.ptr().add(r * chunk);
+                *peak = match self.positions(buffers, i0, r) {
+                    Some(terms) => raised(row, terms, j, visible),
+                    None => highest(row, visible),
+                };
+                hide(row, visible, padded);
+            }
+            for (r, &peak) in peaks.iter().enumerate().take(rows) {
+                let max = &mut state.max[r];
+                if peak > *max + SLACK || *max == f32::NEG_INFINITY {
+                    if *max != f32::NEG_INFINITY {
+                        let f = (*max - peak).exp2();
+                        state.sum[r].iter_mut().for_each(|sum| *sum *= f);
+                        let acc = buffers.acc.ptr().add(r * d);
+                        scale_row(s, acc, acc, d, f);
+                    }
+                    *max = peak;
+                }
+            }
+            for r in 0..rows {
+                let to = tile_row(buffers.probabilities.ptr().cast(), padded / 32, r);
+                exponentials(buffers.scores.ptr().add(r * chunk), padded, state.max[r], &mut state.sum[r], to);
             }
         }
     }
 
-    /// One row of scores to its row of the second product's operand.
+    /// Relative positions of row `r`, and what makes them powers of two.
     ///
     /// # Safety
-    /// Buffers as in `run_amx`; `scores` holds row `r` of the chunk of `n` keys from `j`.
+    /// Buffers as in `run_amx`.
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn soften<S: Simd>(
-        &self, s: S, state: &mut State, buffers: &Buffers, (i0, r): (usize, usize), (j, n, chunk): (usize, usize, usize),
-        bias: &[f32; WHOLE],
-    ) {
-        let (sh, d) = (self.shape, self.shape.head_dim);
-        let padded = n.next_multiple_of(32);
-        let positions = self.panels.is_some() || self.rel.is_some();
-        // SAFETY: the row has `chunk` >= padded floats; the bias covers WHOLE >= padded.
+    unsafe fn positions(&self, buffers: &Buffers, i0: usize, r: usize) -> Option<(RelRow, f32)> {
+        // SAFETY: the terms of a query follow the columns where they start.
         unsafe {
-            let row = buffers.scores.ptr().add(r * chunk);
-            let last = i0 + r + sh.keys - sh.queries.min(i0 + r + sh.keys);
-            let visible = if sh.causal { n.min((last + 1).saturating_sub(j)) } else { n };
-            for t in visible..padded {
-                *row.add(t) = f32::NEG_INFINITY;
+            if let Some(p) = self.panels {
+                let row = buffers.terms.ptr().add(r * p.columns.1).cast_const();
+                let (h, w) = first_columns(p, i0 + r);
+                return Some(((row.add(h), row.add(w), p.grid.1), 1.0));
             }
-            let peak = match positions {
-                true => highest::<true>(row, padded, bias),
-                false => highest::<false>(row, padded, bias),
-            };
-            let max = &mut state.max[r];
-            if peak > *max + SLACK || *max == f32::NEG_INFINITY {
-                if *max != f32::NEG_INFINITY {
-                    let f = (*max - peak).exp2();
-                    state.sum[r].iter_mut().for_each(|sum| *sum *= f);
-                    let acc = buffers.acc.ptr().add(r * d);
-                    scale_row(s, acc, acc, d, f);
-                }
-                *max = peak;
-            }
-            let to = tile_row(buffers.probabilities.ptr().cast(), padded / 32, r);
-            match positions {
-                true => exponentials::<true>(row, padded, bias, *max, &mut state.sum[r], to),
-                false => exponentials::<false>(row, padded, bias, *max, &mut state.sum[r], to),
-            }
+            self.rel.as_ref().map(|rel| (rel_row(rel, self.head * self.shape.queries + i0 + r), LOG2_E))
         }
     }
 
@@ -189,84 +182,89 @@ impl Forward<'_> {
     }
 }
 
-#[repr(align(64))]
-struct Bias([f32; WHOLE]);
-
-/// Relative positions of keys `j..j + n`, times `unit`.
+/// Adds the relative positions of keys `j..j + n` to their scores; the largest sum, NaN aside.
 ///
 /// # Safety
-/// `rel` covers the grid that holds the keys.
+/// The terms cover the grid that holds the keys, `row` covers `n` floats.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-unsafe fn bias_row((rh, rw, kw): RelRow, unit: f32, j: usize, n: usize, to: &mut [f32; WHOLE]) {
-    let (scale, unit) = (unit, _mm512_set1_ps(unit));
+unsafe fn raised(row: *mut f32, ((rh, rw, kw), unit): (RelRow, f32), j: usize, n: usize) -> f32 {
+    let factor = _mm512_set1_ps(unit);
+    let mut high = _mm512_set1_ps(f32::NEG_INFINITY);
     let (mut y, mut x, mut at) = (j / kw, j % kw, 0);
     while at < n {
         let len = (kw - x).min(n - at);
         // SAFETY: row y and columns x..x + len are in the grid; at + len <= n.
         unsafe {
-            let h = _mm512_set1_ps(*rh.add(y) * scale);
-            for t in (0..len).step_by(16) {
-                let live = mask((len - t).min(16));
+            let h = _mm512_set1_ps(*rh.add(y) * unit);
+            let mut t = 0;
+            while t + 16 <= len {
+                let w = _mm512_loadu_ps(rw.add(x + t));
+                let v = _mm512_add_ps(_mm512_loadu_ps(row.add(at + t)), _mm512_fmadd_ps(w, factor, h));
+                _mm512_storeu_ps(row.add(at + t), v);
+                high = _mm512_max_ps(v, high);
+                t += 16;
+            }
+            if t < len {
+                let live = mask(len - t);
                 let w = _mm512_maskz_loadu_ps(live, rw.add(x + t));
-                _mm512_mask_storeu_ps(to.as_mut_ptr().add(at + t), live, _mm512_fmadd_ps(w, unit, h));
+                let v = _mm512_add_ps(_mm512_maskz_loadu_ps(live, row.add(at + t)), _mm512_fmadd_ps(w, factor, h));
+                _mm512_mask_storeu_ps(row.add(at + t), live, v);
+                high = _mm512_mask_max_ps(high, live, v, high);
             }
         }
         (y, x, at) = (y + 1, 0, at + len);
     }
+    _mm512_reduce_max_ps(high)
 }
 
 /// The largest score, NaN aside.
 ///
 /// # Safety
-/// `row` covers `n` floats, a multiple of 32 that is at most WHOLE.
+/// `row` covers `n` floats.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-unsafe fn highest<const BIAS: bool>(row: *const f32, n: usize, bias: &[f32; WHOLE]) -> f32 {
+unsafe fn highest(row: *const f32, n: usize) -> f32 {
     let mut high = [_mm512_set1_ps(f32::NEG_INFINITY); 2];
     for t in (0..n).step_by(32) {
         for (i, high) in high.iter_mut().enumerate() {
-            // SAFETY: t + 32 <= n.
-            let v = unsafe { score::<BIAS>(row, bias, t + 16 * i) };
-            *high = _mm512_max_ps(v, *high);
+            let at = t + 16 * i;
+            let live = mask(n.saturating_sub(at).min(16));
+            // SAFETY: lanes past n are not read.
+            let v = unsafe { _mm512_maskz_loadu_ps(live, row.wrapping_add(at)) };
+            *high = _mm512_mask_max_ps(*high, live, v, *high);
         }
     }
     _mm512_reduce_max_ps(_mm512_max_ps(high[0], high[1]))
 }
 
+/// No weight for the keys from `visible` on.
+///
 /// # Safety
-/// Both cover `t + 16` floats.
+/// `row` covers `padded` floats.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-unsafe fn score<const BIAS: bool>(row: *const f32, bias: &[f32; WHOLE], t: usize) -> __m512 {
-    // SAFETY: contract above.
-    unsafe {
-        let v = _mm512_loadu_ps(row.add(t));
-        if BIAS { _mm512_add_ps(v, _mm512_loadu_ps(bias.as_ptr().add(t))) } else { v }
+unsafe fn hide(row: *mut f32, visible: usize, padded: usize) {
+    for t in (visible..padded).step_by(16) {
+        // SAFETY: lanes past the row are not written.
+        unsafe { _mm512_mask_storeu_ps(row.add(t), mask((padded - t).min(16)), _mm512_set1_ps(f32::NEG_INFINITY)) };
     }
 }
 
 /// `2^(score - max)` as bf16 into a tile's row, and their sum.
 ///
 /// # Safety
-/// As [`highest`]; `to` is a row of the first tile of n / 32.
+/// `row` covers `n` floats, a multiple of 32; `to` is a row of the first tile of n / 32.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-unsafe fn exponentials<const BIAS: bool>(
-    row: *const f32,
-    n: usize,
-    bias: &[f32; WHOLE],
-    max: f32,
-    sum: &mut [f32; 16],
-    to: *mut u16,
-) {
+unsafe fn exponentials(row: *const f32, n: usize, max: f32, sum: &mut [f32; 16], to: *mut u16) {
     let max = _mm512_set1_ps(max);
     // SAFETY: t + 32 <= n; tiles of depth are two tiles apart.
     unsafe {
         let mut total = _mm512_loadu_ps(sum.as_ptr());
         for t in (0..n).step_by(32) {
-            let a = exp2(_mm512_sub_ps(score::<BIAS>(row, bias, t), max));
-            let b = exp2(_mm512_sub_ps(score::<BIAS>(row, bias, t + 16), max));
+            let a = exp2(_mm512_sub_ps(_mm512_loadu_ps(row.add(t)), max));
+            let b = exp2(_mm512_sub_ps(_mm512_loadu_ps(row.add(t + 16)), max));
             total = _mm512_add_ps(total, _mm512_add_ps(a, b));
             let ab = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(b, a));
             _mm512_store_si512(to.add(t / 32 * 1024).cast(), ab);

@@ -17,17 +17,19 @@ pub(crate) unsafe fn tile_row(a: *mut u16, kt: usize, r: usize) -> *mut u16 {
     unsafe { a.add((r / 32 * kt * 2 + r / 16 % 2) * 512 + r % 16 * 32) }
 }
 
-/// 2^x; zero below -150, infinite above 128; NaN stays NaN.
+/// 2^x; zero below -126, infinite above 128; NaN stays NaN.
+///
+/// Subnormal results would cost a microcode assist for each vector, so lanes that have one are not scaled.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(crate) fn exp2(x: __m512) -> __m512 {
-    let x = _mm512_max_ps(_mm512_set1_ps(-151.0), x);
+    let live = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, _mm512_set1_ps(-126.0));
     let f = _mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF }>(x);
     let mut p = _mm512_set1_ps(0.013_534_168);
     for c in [0.052_011_46, 0.241_442_75, 0.693_003_83, 1.000_002_6] {
         p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(c));
     }
-    _mm512_scalef_ps(p, x)
+    _mm512_maskz_scalef_ps(live, p, x)
 }
 
 /// `x Phi(x)`
