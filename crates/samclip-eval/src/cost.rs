@@ -74,7 +74,7 @@ impl Cost {
         parts.extend(self.encoder_passes.map(|n| format!("{n:.2} encoder passes a photo")));
         parts.extend(self.ms_median.map(|ms| format!("median {ms:.1} ms a photo")));
         parts.extend(self.parameters.map(|n| format!("{:.2} M parameters", n as f64 / 1e6)));
-        parts.extend(self.head_parameters.map(|n| format!("{:.2} M in the head", n as f64 / 1e6)));
+        parts.extend(self.head_parameters.map(|n| format!("{:.3} M in the head", n as f64 / 1e6)));
         parts.extend(self.peak_mb.map(|mb| format!("peak memory {mb:.0} MB")));
         parts.extend(self.precision.clone());
         parts.extend((self.threads > 0).then(|| format!("{} threads", self.threads)));

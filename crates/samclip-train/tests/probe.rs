@@ -120,6 +120,7 @@ fn what_does_not_fit_is_told() {
     let labels: Vec<Vec<u16>> = (0..4).map(|i| photo(i, false).1).collect();
     let good = training(ProbeHeadConfig::Linear {}, vec![0.05]);
     assert!(fails(&good, &labels[..3]).contains("expected 36 labels for each of 4 photos"));
+    assert!(fails(&ProbeTraining { classes: 0, ..good.clone() }, &labels).contains("at least two classes"));
     assert!(fails(&ProbeTraining { batch: 1, ..good.clone() }, &labels).contains("a batch of two"));
     assert!(fails(&ProbeTraining { rates: vec![f32::INFINITY], ..good.clone() }, &labels).contains("not finite"));
     let odd = ProbeHeadConfig::PspNet { channels: 8, pool_channels: 0, pools: vec![1], dropout: 0.1 };

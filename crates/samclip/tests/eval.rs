@@ -264,6 +264,16 @@ fn mistakes_are_told_before_anything_runs() {
     let odd = dir.path().join("odd.toml");
     std::fs::write(&odd, text(PathBuf::from(&voc)).replace("background", "backgruond")).unwrap();
     fails(&["eval", odd.to_str().unwrap(), "--data", d], "did you mean `background`");
+    let probe = text(PathBuf::from(protocol("voc_subset_linear_probe")));
+    for (from, to, wanted) in [
+        ("side = 256", "side = 250", "250 is not a multiple of 16"),
+        ("[1e-3]", "[0.0]", "positive learning rates"),
+        ("linear]", "lineal]", "unknown variant `lineal`, expected one of `linear`"),
+        ("split = \"train_aug\"", "split = \"train_none\"", "train_none.txt"),
+    ] {
+        std::fs::write(&odd, probe.replace(from, to)).unwrap();
+        fails(&["eval", odd.to_str().unwrap(), "--data", d], wanted);
+    }
 }
 
 /// A linear head and a pyramid on the embedded model's features of a dozen photos.

@@ -86,6 +86,9 @@ fn check(training: &ProbeTraining, set: &ProbeSet<'_>) -> Result<(), TrainError>
     if set.labels.len() != photos || set.labels.iter().any(|l| l.len() != cells) {
         return invalid(format!("probing: expected {cells} labels for each of {photos} photos"));
     }
+    if training.classes < 2 {
+        return invalid(format!("probing: expected at least two classes, found {}", training.classes));
+    }
     if photos < 2 || training.batch < 2 || training.steps == 0 || training.rates.is_empty() || cells == 0 {
         return invalid("probing: needs two photos, a batch of two, a step and a learning rate".into());
     }

@@ -9,8 +9,10 @@ use half::f16;
 use samclip_weights::{DType, StateDict, TensorData, write_safetensors};
 use std::path::{Path, PathBuf};
 
-/// Values of a shard, about: 32 MB in f16.
-const SHARD_VALUES: usize = 1 << 24;
+/// Values of a shard at most: 8 MB in f16, a minute's work of a small model.
+const SHARD_VALUES: usize = 1 << 22;
+/// Photos of a shard at most.
+const SHARD_PHOTOS: usize = 256;
 const NAME: &str = "features";
 
 /// Features of one photo.
@@ -48,7 +50,7 @@ impl FeatureStore {
             return Err(TrainError::Invalid("no photos to learn from".into()).into());
         }
         let shape = encode(0)?.shape;
-        let per_shard = (SHARD_VALUES / shape.iter().product::<usize>().max(1)).clamp(1, 1024);
+        let per_shard = (SHARD_VALUES / shape.iter().product::<usize>().max(1)).clamp(1, SHARD_PHOTOS);
         let count = len.div_ceil(per_shard);
         let mut shards: Vec<Option<StateDict>> = (0..count).map(|_| None).collect();
         let first = part.0 * count / part.1.max(1);
@@ -128,7 +130,7 @@ mod tests {
     use super::*;
 
     fn map(index: usize) -> FeatureMap {
-        FeatureMap { values: (0..12).map(|v| (index * 12 + v) as f32 / 8.0).collect(), shape: [2, 2, 3] }
+        FeatureMap { values: (0..12).map(|v| ((index * 12 + v) % 1000) as f32 / 8.0).collect(), shape: [2, 2, 3] }
     }
 
     #[test]
@@ -145,12 +147,12 @@ mod tests {
         };
         let (store, encoded) = fill((1, 3));
         assert_eq!((store.len(), store.shape(), encoded.len()), (2050, [2, 2, 3], 2051)); // photo 0 says the sizes
-        assert_eq!(encoded[1], 1024); // three shards: process 1 of 3 begins at the second
+        assert_eq!(encoded[1], 768); // nine shards: process 1 of 3 begins at the fourth
         let mut found = Vec::new();
         [5, 2049].iter().for_each(|i| store.read(*i, &mut found));
         assert_eq!(found, [map(5).values, map(2049).values].concat());
         assert_eq!(fill((0, 1)).1, [0]);
-        std::fs::write(dir.path().join("features-00002-of-00003.safetensors"), b"torn").unwrap();
+        std::fs::write(dir.path().join("features-00008-of-00009.safetensors"), b"torn").unwrap();
         assert_eq!(fill((0, 1)).1, [0, 2048, 2049]);
     }
 }
