@@ -138,7 +138,7 @@ fn run_protocols(args: &RunArgs) -> Result<ExitCode> {
     match offline(args, &jobs)? {
         Some((answers, name)) => {
             let content = args.predictions.as_deref().map_or(Ok("-".to_owned()), content_hash)?;
-            let mut runs = open_runs(args, jobs, &|_| header_of(&name, &content, kind(&answers), false))?;
+            let mut runs = open_runs(args, jobs, &|_| header_of(&name, &content, kind(&answers), true))?;
             let line = bar(true, 0, PROGRESS);
             ask_offline(&mut runs, &answers, args.shard.unwrap_or((0, 1)), &mut |done, all| advance(&line, done, all))?;
             line.finish_and_clear();
