@@ -3,8 +3,8 @@
 //! Layout: ADEChallengeData2016 as published (splits `training`, `validation`). The PNGs hold 0 for "other" and
 //! 1-150; 0 becomes void and the classes move down by one, as in mmseg's `reduce_zero_label`.
 
-use crate::error::{PHOTO, list_files, read_lines};
-use crate::label_pairs::{LabelPairs, Pair, reduced};
+use crate::error::read_lines;
+use crate::label_pairs::{LabelPairs, photos_with, reduced};
 use crate::DataError;
 use std::path::Path;
 
@@ -14,18 +14,9 @@ use std::path::Path;
 /// Missing folders, no photos, a class list of another form.
 pub fn open(root: &Path, split: &str) -> Result<LabelPairs, DataError> {
     let classes = class_names(&root.join("objectInfo150.txt"))?;
-    let folder = root.join("images").join(split);
-    let photos = list_files(&folder, PHOTO)?;
-    if photos.is_empty() {
-        return Err(DataError::format(&folder, "expected photos, found none"));
-    }
-    let pair = |photo: std::path::PathBuf| {
-        let id = photo.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let labels = root.join("annotations").join(split).join(format!("{id}.png"));
-        Pair { id, photo, labels }
-    };
+    let labels = root.join("annotations").join(split);
+    let pairs = photos_with(&root.join("images").join(split), |id| labels.join(format!("{id}.png")))?;
     let recode = reduced(classes.len());
-    let pairs = photos.into_iter().map(pair).collect();
     Ok(LabelPairs { name: "ade20k", pairs, classes, background: None, recode, advice: "" })
 }
 

@@ -3,7 +3,7 @@
 //!
 //! | set | layout |
 //! |---|---|
-//! | `places365` | `val_256/*.jpg`, `places365_val.txt` (`file index`), `categories_places365.txt` (`/a/airfield 0`) |
+//! | `places365` | `val_256/*.jpg`, `data_256/a/airfield/*.jpg`, `places365_val.txt`, `places365_train_standard.txt` (`file index`), `categories_places365.txt` (`/a/airfield 0`) |
 //! | `imagenetv2` | folders `0` ... `999`, numbers and not words, so they are sorted as numbers; `classes.txt` |
 //! | `wds` | `classnames.txt`, `<split>/nshards.txt`, `<split>/*.tar` with `X.jpg` (or webp, png) and `X.cls` |
 
@@ -22,7 +22,7 @@ pub struct ClassFiles {
     classes: Vec<String>,
 }
 
-/// Opens Places365's small validation photos.
+/// Opens Places365's small photos, `val` or `train_standard`.
 ///
 /// # Errors
 /// A missing file, a line of another form.
@@ -37,13 +37,15 @@ pub fn places365(root: &Path, split: &str) -> Result<ClassFiles, DataError> {
         classes.push(words.replace(['_', '/'], " "));
     }
     let list = root.join(format!("places365_{split}.txt"));
+    // the training list names files by class folder, below a folder of another form
+    let folder = root.join(if split.starts_with("train") { "data_256".to_owned() } else { format!("{split}_256") });
     let mut files = Vec::new();
     for line in read_lines(&list)? {
         let parsed = line.rsplit_once(' ').and_then(|(f, i)| Some((f.to_owned(), i.parse::<usize>().ok()?)));
         let (file, class) = parsed.filter(|(_, class)| *class < classes.len()).ok_or_else(|| {
             DataError::format(&list, format!("expected `file index` with an index below {}, found `{line}`", classes.len()))
         })?;
-        files.push((root.join(format!("{split}_256")).join(file), class));
+        files.push((folder.join(file.trim_start_matches('/')), class));
     }
     Ok(ClassFiles { name: "places365", files, shards: None, classes })
 }

@@ -4,8 +4,8 @@
 //! do are numbered in order. mmseg's converted files, `annotations/<split>/*_labelTrainIds.png`, hold those numbers and
 //! are taken where they are there.
 
-use crate::error::{PHOTO, list_files, read_lines};
-use crate::label_pairs::{LabelPairs, Pair, Recode, plain};
+use crate::error::read_lines;
+use crate::label_pairs::{LabelPairs, Recode, photos_with, plain};
 use crate::{DataError, IGNORE};
 use std::path::Path;
 
@@ -30,28 +30,17 @@ pub fn recode() -> Recode {
 /// # Errors
 /// Missing folders or `labels.txt`, no photos.
 pub fn open(root: &Path, split: &str) -> Result<LabelPairs, DataError> {
-    let folder = root.join(split);
-    let photos = list_files(&folder, PHOTO)?;
-    if photos.is_empty() {
-        return Err(DataError::format(&folder, "expected photos, found none"));
+    let (converted, published) = (root.join("annotations").join(split), root.join("stuffthingmaps").join(split));
+    let mut pairs = photos_with(&root.join(split), |id| converted.join(format!("{id}_labelTrainIds.png")))?;
+    let is_converted = pairs[0].labels.is_file();
+    if !is_converted {
+        pairs.iter_mut().for_each(|pair| pair.labels = published.join(format!("{}.png", pair.id)));
     }
-    let converted = root.join("annotations").join(split);
-    let stem = |photo: &Path| photo.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let is_converted = converted.join(format!("{}_labelTrainIds.png", stem(&photos[0]))).is_file();
-    let pair = |photo: std::path::PathBuf| {
-        let id = stem(&photo);
-        let labels = match is_converted {
-            true => converted.join(format!("{id}_labelTrainIds.png")),
-            false => root.join("stuffthingmaps").join(split).join(format!("{id}.png")),
-        };
-        Pair { id, photo, labels }
-    };
     let classes = class_names(&root.join("labels.txt"))?;
     let (recode, advice) = match is_converted {
         true => (plain(171), "; files with 182 ids belong under stuffthingmaps/"),
         false => (recode(), ""),
     };
-    let pairs = photos.into_iter().map(pair).collect();
     Ok(LabelPairs { name: "coco_stuff", pairs, classes, background: None, recode, advice })
 }
 

@@ -97,10 +97,18 @@ impl Dataset for ImageFolder {
     fn get(&self, index: usize) -> Result<Sample, DataError> {
         check_index(self, index)?;
         let (path, class) = &self.files[index];
-        let folder = path.parent().and_then(|p| p.file_name()).unwrap_or_default();
-        let id = Path::new(folder).join(path.file_stem().unwrap_or_default()).to_string_lossy().into_owned();
+        let id = self.id(index).unwrap_or_default();
         let image = open_image(path)?;
         Ok(Sample { id, image, labels: None, masks: Vec::new(), class_ids: vec![*class], captions: Vec::new() })
+    }
+    fn present(&self, index: usize) -> Result<Vec<usize>, DataError> {
+        check_index(self, index)?;
+        Ok(vec![self.files[index].1])
+    }
+    fn id(&self, index: usize) -> Option<String> {
+        let path = &self.files.get(index)?.0;
+        let folder = path.parent().and_then(|p| p.file_name()).unwrap_or_default();
+        Some(Path::new(folder).join(path.file_stem().unwrap_or_default()).to_string_lossy().into_owned())
     }
     fn class_names(&self) -> &[String] {
         &self.classes

@@ -3,13 +3,16 @@
 //! Layout: `annotations/instances_<split>.json` and `<split>/*.jpg` (COCO), `annotations/lvis_v1_<split>.json` with
 //! the photos named by `coco_url` (LVIS). Average precision is computed from the same file (`samclip-eval`).
 
+use crate::coco_json::{File, Picture, Segmentation};
 use crate::dataset::open_image;
 use crate::error::read_text;
 use crate::DataError;
 use samclip_image::{Image, rle};
-use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// The names that [`open`] knows.
+pub const NAMES: [&str; 2] = ["coco", "lvis"];
 
 /// One object.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,15 +23,7 @@ pub struct Instance {
     pub bbox: [f64; 4],
     /// Many objects in one region, not to be counted.
     pub crowd: bool,
-    shape: Shape,
-}
-
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(untagged)]
-enum Shape {
-    Polygons(Vec<Vec<f64>>),
-    Compressed { counts: String, size: [usize; 2] },
-    Runs { counts: Vec<u32>, size: [usize; 2] },
+    shape: Segmentation,
 }
 
 /// One photo.
@@ -55,40 +50,6 @@ pub struct Instances {
     pub categories: Vec<(u64, String)>,
 }
 
-#[derive(Deserialize)]
-struct File {
-    images: Vec<Picture>,
-    annotations: Vec<Annotation>,
-    categories: Vec<Category>,
-}
-
-#[derive(Deserialize)]
-struct Picture {
-    id: u64,
-    #[serde(default)]
-    file_name: Option<String>,
-    #[serde(default)]
-    coco_url: Option<String>,
-    width: usize,
-    height: usize,
-}
-
-#[derive(Deserialize)]
-struct Annotation {
-    image_id: u64,
-    category_id: u64,
-    segmentation: Shape,
-    bbox: [f64; 4],
-    #[serde(default)]
-    iscrowd: u8,
-}
-
-#[derive(Deserialize)]
-struct Category {
-    id: u64,
-    name: String,
-}
-
 /// Opens `coco` (split `val2017`) or `lvis` (split `val`) below `root`.
 ///
 /// # Errors
@@ -107,7 +68,8 @@ pub fn open(root: &Path, name: &str, split: &str) -> Result<Instances, DataError
     }
     for a in parsed.annotations {
         let photo = photos.get_mut(&a.image_id).ok_or_else(|| fail(format!("an object of image {}, which is not there", a.image_id)))?;
-        photo.objects.push(Instance { category: a.category_id, bbox: a.bbox, crowd: a.iscrowd != 0, shape: a.segmentation });
+        let bbox = a.bbox.ok_or_else(|| fail(format!("annotation {} has no `bbox`", a.id)))?;
+        photo.objects.push(Instance { category: a.category_id, bbox, crowd: a.iscrowd != 0, shape: a.segmentation });
     }
     let mut categories: Vec<(u64, String)> = parsed.categories.into_iter().map(|c| (c.id, c.name)).collect();
     categories.sort();
@@ -122,7 +84,7 @@ fn place(image: &Picture, split: &str) -> Option<PathBuf> {
             return Some(Path::new(folder).join(file));
         }
     }
-    let name = Path::new(image.file_name.as_deref()?).file_name()?;
+    let name = Path::new(&image.file_name).file_name()?;
     Some(Path::new(split).join(name))
 }
 
@@ -146,15 +108,6 @@ impl InstancePhoto {
     /// Polygons or runs that do not fit the photo.
     pub fn runs(&self, object: &Instance) -> Result<rle::Rle, DataError> {
         let (width, height) = self.size;
-        let made = match &object.shape {
-            Shape::Polygons(polygons) => rle::from_polygons(polygons, height, width),
-            Shape::Compressed { counts, size } => rle::from_coco_string(counts, *size),
-            Shape::Runs { counts, size } => rle::from_counts(counts.clone(), *size),
-        };
-        let runs = made.map_err(|e| DataError::format(&self.path, format!("an object's mask: {e}")))?;
-        match runs.size == [height, width] {
-            true => Ok(runs),
-            false => Err(DataError::SizeMismatch { mask: (runs.size[1], runs.size[0]), image: self.size, path: self.path.clone() }),
-        }
+        object.shape.runs(height, width).map_err(|e| DataError::format(&self.path, format!("an object's mask: {e}")))
     }
 }

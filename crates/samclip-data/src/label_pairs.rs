@@ -4,9 +4,10 @@
 //! lie and what their values mean.
 
 use crate::dataset::{check_index, check_size, open_image, present_classes};
+use crate::error::{PHOTO, list_files};
 use crate::{DataError, Dataset, IGNORE, Sample};
 use samclip_image::LabelMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// One photo and its label map.
 #[derive(Debug, Clone)]
@@ -17,6 +18,22 @@ pub struct Pair {
     pub photo: PathBuf,
     /// The label map, a palette or grey PNG.
     pub labels: PathBuf,
+}
+
+/// The photos of a folder, each with the label map that `labels` names for its stem.
+///
+/// # Errors
+/// A missing folder, no photos.
+pub(crate) fn photos_with(folder: &Path, labels: impl Fn(&str) -> PathBuf) -> Result<Vec<Pair>, DataError> {
+    let photos = list_files(folder, PHOTO)?;
+    if photos.is_empty() {
+        return Err(DataError::format(folder, "expected photos, found none"));
+    }
+    let pair = |photo: PathBuf| {
+        let id = photo.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        Pair { labels: labels(&id), id, photo }
+    };
+    Ok(photos.into_iter().map(pair).collect())
 }
 
 /// What a value in a file means: a class, [`IGNORE`], or (none) a mistake.

@@ -10,6 +10,7 @@ mod buckets;
 pub mod camouflaged;
 pub mod captions;
 pub mod class_files;
+mod coco_json;
 pub mod coco_panoptic;
 pub mod coco_stuff;
 mod dataset;

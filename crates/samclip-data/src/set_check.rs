@@ -75,7 +75,7 @@ pub fn usual_split(name: &str) -> &'static str {
 
 /// Whether this is a set that [`check_set`] knows.
 pub fn is_set(name: &str) -> bool {
-    crate::NAMES.contains(&name) || ["coco", "lvis"].contains(&name)
+    crate::NAMES.contains(&name) || instances::NAMES.contains(&name)
 }
 
 /// What one photo says.

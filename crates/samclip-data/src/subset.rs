@@ -6,6 +6,7 @@
 use crate::dataset::check_index;
 use crate::error::read_lines;
 use crate::{DataError, Dataset, Sample};
+use samclip_image::LabelMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -64,6 +65,10 @@ impl Dataset for Subset {
     fn present(&self, index: usize) -> Result<Vec<usize>, DataError> {
         check_index(self, index)?;
         self.dataset.present(self.indices[index])
+    }
+    fn labels(&self, index: usize) -> Result<Option<LabelMap>, DataError> {
+        check_index(self, index)?;
+        self.dataset.labels(self.indices[index])
     }
     fn id(&self, index: usize) -> Option<String> {
         self.dataset.id(*self.indices.get(index)?)

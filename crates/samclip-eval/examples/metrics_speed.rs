@@ -1,7 +1,7 @@
 //! Times the metrics on the files that `fixtures/metrics/generate.py --large DIR` writes; `fixtures/metrics/speed.py` runs
 //! this beside the reference tools.
 //!
-//! cargo run --release -p samclip-eval --example metrics_speed -- DIR ROUNDS
+//! cargo run --release --workspace --example metrics_speed -- DIR ROUNDS
 //! Prints JSON: processor seconds (user and system, all threads; wall seconds where the system does not say) of a round of
 //! each metric, so that other work on the machine does not count.
 

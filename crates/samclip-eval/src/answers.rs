@@ -8,6 +8,7 @@ use crate::outcome::Detection;
 use crate::EvalError;
 use samclip_image::{LabelMap, Mask, rle};
 use samclip_predict::embed::Embedder;
+use samclip_predict::probe::Probe;
 use samclip_predict::{PromptSegmenter, SemanticSegmenter, TextLocator, ZeroShotClassifier};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,8 @@ pub struct Roles<'a> {
     pub locator: Option<&'a dyn TextLocator>,
     /// Vectors of photos and sentences.
     pub embedder: Option<&'a dyn Embedder>,
+    /// Heads that learnt on the model's features, by protocol.
+    pub probes: BTreeMap<String, &'a dyn Probe>,
 }
 
 /// Answers that need no model; they are read by many threads.
@@ -32,7 +35,7 @@ pub struct Roles<'a> {
 pub enum Offline {
     /// The truth.
     Oracle,
-    /// The first class, the whole photo, one vector, no detection.
+    /// The first class, the whole photo (of every category, for objects), one vector.
     Constant,
     /// What another system wrote.
     Files(Files),

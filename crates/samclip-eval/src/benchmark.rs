@@ -7,6 +7,7 @@ use crate::metrics::class_iou::Aggregation;
 use crate::metrics::detection::{Rules, Shape};
 use crate::protocol::{Protocol, TextMode, parse_toml};
 use crate::EvalError;
+use crate::probing::{HeadProbing, LinearProbing, Plan};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -50,6 +51,12 @@ pub struct Benchmark {
     /// A detector's boxes to masks, average precision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instances: Option<InstanceMasks>,
+    /// A head on frozen features labels pixels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_probing: Option<HeadProbing>,
+    /// A linear classifier on frozen features.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub linear_probing: Option<LinearProbing>,
     /// Published figures of this protocol.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub expected: Vec<Expected>,
@@ -172,6 +179,9 @@ pub struct Promptable {
     pub connectivity: u8,
     /// Objects below this part of the photo are left out.
     pub min_fraction: f64,
+    /// At most so many objects of a photo, evenly from the file's order; all where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub most_objects: Option<usize>,
 }
 
 /// Masks for boxes.
@@ -217,6 +227,10 @@ pub enum Task {
     Promptable,
     /// See [`InstanceMasks`].
     Instances,
+    /// See [`HeadProbing`].
+    HeadProbing,
+    /// See [`LinearProbing`].
+    LinearProbing,
 }
 
 impl Task {
@@ -230,6 +244,8 @@ impl Task {
             Self::Camouflage => "camouflaged_objects",
             Self::Promptable => "promptable_segmentation",
             Self::Instances => "instance_segmentation",
+            Self::HeadProbing => "head_probing",
+            Self::LinearProbing => "linear_probe",
         }
     }
 }
@@ -246,9 +262,9 @@ impl Benchmark {
             return Err(format!("expected exactly one task table, found {}", found.len()));
         }
         if let Some(p) = benchmark.promptable
-            && (p.clicks > 9 || ![4, 8].contains(&p.connectivity) || !(0.0..1.0).contains(&p.min_fraction))
+            && (p.clicks > 9 || ![4, 8].contains(&p.connectivity) || !(0.0..1.0).contains(&p.min_fraction) || p.most_objects == Some(0))
         {
-            return Err("`promptable`: at most 9 clicks, connectivity 4 or 8, min_fraction in [0, 1)".into());
+            return Err("`promptable`: at most 9 clicks, connectivity 4 or 8, min_fraction in [0, 1), most_objects from 1".into());
         }
         if let Some(w) = benchmark.semantic.as_ref().and_then(|s| s.window)
             && (w.side == 0 || w.stride == 0 || w.stride > w.side || w.short_side == 0)
@@ -263,6 +279,9 @@ impl Benchmark {
         }
         if benchmark.camouflage.as_ref().is_some_and(|c| c.text.is_none() && c.clicks == 0) {
             return Err("`camouflage` needs a text or clicks".into());
+        }
+        if let Some(plan) = Plan::of(&benchmark) {
+            plan.check((&benchmark.dataset, &benchmark.split))?;
         }
         if let Some(e) = benchmark.expected.iter().find(|e| !(0.0..=1.0).contains(&e.value)) {
             return Err(format!("`expected`: {} is a share, from 0 to 1, found {}", e.metric, e.value));
@@ -279,6 +298,8 @@ impl Benchmark {
             (self.camouflage.is_some(), Task::Camouflage),
             (self.promptable.is_some(), Task::Promptable),
             (self.instances.is_some(), Task::Instances),
+            (self.head_probing.is_some(), Task::HeadProbing),
+            (self.linear_probing.is_some(), Task::LinearProbing),
         ];
         present.into_iter().filter_map(|(is, task)| is.then_some(task)).collect()
     }

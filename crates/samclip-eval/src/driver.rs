@@ -10,14 +10,15 @@ use crate::outcome::{Outcome, Record};
 use crate::protocol::Protocol;
 use crate::records::{Header, RecordFile, file_name};
 use crate::report::Report;
-use crate::run::{Subject, check, measure_photo};
-use crate::summary::Summary;
+use crate::run::{Subject, check, measure_offline, measure_photo};
+use crate::summary::{Summary, worst};
 use crate::tally::Tally;
 use crate::tasks::Case;
 use crate::EvalError;
 use rayon::prelude::*;
 use samclip_data::Dataset;
 use samclip_data::names::name_map;
+use samclip_predict::passes;
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -110,7 +111,12 @@ impl Job {
                 let ms = tally.milliseconds();
                 Ok((Outcome::Objects(Box::new(tally.untimed())), ms))
             }
-            (Self::Objects(case), Answers::Offline(_)) => {
+            (Self::Objects(case), Answers::Offline(offline @ (Offline::Oracle | Offline::Constant))) => {
+                let oracle = matches!(offline, Offline::Oracle);
+                let tally = measure_offline(&case.protocol, case.dataset.as_ref(), &case.names, oracle, index)?;
+                Ok((Outcome::Objects(Box::new(tally)), 0.0))
+            }
+            (Self::Objects(case), Answers::Offline(Offline::Files(_))) => {
                 Err(EvalError::Mismatch(format!("{} asks a model by prompts: it takes no predictions", case.protocol.name)))
             }
         }
@@ -119,9 +125,12 @@ impl Job {
     /// Measures one photo; a truth that cannot be read becomes a record of its own.
     fn record(&self, answers: Answers<'_>, index: usize) -> Result<Record, EvalError> {
         let id = self.id(index);
-        match self.measure(answers, index) {
-            Ok((outcome, ms)) => Ok(Record { index, id, ms, outcome: Some(outcome), failed: None }),
-            Err(EvalError::Data(error)) => Ok(Record { index, id, ms: 0.0, outcome: None, failed: Some(error.to_string()) }),
+        let before = passes::so_far();
+        let measured = self.measure(answers, index);
+        let passes = if matches!(answers, Answers::Model(_)) { passes::so_far() - before } else { 0 };
+        match measured {
+            Ok((outcome, ms)) => Ok(Record { index, id, ms, passes, outcome: Some(outcome), failed: None }),
+            Err(EvalError::Data(error)) => Ok(Record { index, id, ms: 0.0, passes: 0, outcome: None, failed: Some(error.to_string()) }),
             Err(error) => Err(error),
         }
     }
@@ -148,6 +157,7 @@ impl Job {
                     }
                 }
                 let mut report = tally.report(&case.protocol, case.dataset.as_ref(), (&header.model, header.texts), scored);
+                report.worst = worst(records);
                 report.failures = records.iter().filter_map(|r| r.failed.clone().map(|f| format!("{}: {f}", r.id))).collect();
                 Ok(AnyReport::Objects(Box::new(report)))
             }

@@ -28,6 +28,14 @@ impl AnyReport {
         }
     }
 
+    /// The photos with the lowest scores, the lowest first.
+    pub fn worst(&self) -> &[(String, f64)] {
+        match self {
+            Self::Objects(report) => &report.worst,
+            Self::Benchmark(summary) => &summary.worst,
+        }
+    }
+
     /// True if floors are reached and every truth could be read.
     pub fn clean(&self) -> bool {
         match self {
@@ -35,6 +43,23 @@ impl AnyReport {
             Self::Benchmark(summary) => summary.failures.is_empty(),
         }
     }
+}
+
+/// Where a shard says what it cost.
+pub fn cost_name((i, n): (usize, usize)) -> String {
+    format!("cost-{i}of{n}.json")
+}
+
+/// Writes what a shard cost, for the merge.
+///
+/// # Errors
+/// A folder that cannot be written.
+pub fn write_cost(folder: &Path, shard: (usize, usize), cost: &Cost) -> Result<(), EvalError> {
+    put(&folder.join(cost_name(shard)), &to_json(cost))
+}
+
+fn to_json(cost: &Cost) -> String {
+    serde_json::to_string_pretty(cost).map_or_else(|_| String::new(), |t| t + "\n")
 }
 
 fn put(path: &Path, text: &str) -> Result<(), EvalError> {
@@ -50,7 +75,7 @@ pub fn write(folder: &Path, job: &Job, report: &AnyReport, cost: &Cost) -> Resul
     put(&folder.join("protocol.toml"), &job.protocol().to_toml())?;
     put(&folder.join("report.json"), &report.to_json())?;
     put(&folder.join("report.md"), &report.to_markdown())?;
-    put(&folder.join("cost.json"), &serde_json::to_string_pretty(cost).map_or_else(|_| String::new(), |t| t + "\n"))?;
+    put(&folder.join("cost.json"), &to_json(cost))?;
     if let (AnyReport::Benchmark(summary), Job::Benchmark(case)) = (report, job) {
         if let Some(csv) = summary.matrix_csv(case.classes()) {
             put(&folder.join("confusion.csv"), &csv)?;
@@ -68,16 +93,15 @@ fn write_plots(folder: &Path, summary: &Summary) -> Result<(), EvalError> {
     Ok(())
 }
 
-/// Draws the worst photos of a benchmark into `folder/worst`.
+/// Draws the worst photos of a run into `folder/worst`.
 ///
 /// # Errors
 /// A folder that cannot be written, an answer that fails.
 pub fn write_worst(folder: &Path, job: &Job, report: &AnyReport, answers: Answers<'_>) -> Result<(), EvalError> {
-    let (AnyReport::Benchmark(summary), Job::Benchmark(case)) = (report, job) else { return Ok(()) };
     let worst = folder.join("worst");
-    for (rank, (id, _)) in summary.worst.iter().enumerate() {
-        let Some(index) = (0..case.len()).find(|i| case.id(*i) == *id) else { continue };
-        let picture = match side_by_side(case, answers, index) {
+    for (rank, (id, _)) in report.worst().iter().enumerate() {
+        let Some(index) = (0..job.len()).find(|i| job.id(*i) == *id) else { continue };
+        let picture = match side_by_side(job, answers, index) {
             Ok(Some(picture)) => picture,
             Ok(None) | Err(EvalError::Data(_)) => return Ok(()), // no masks, or label maps without their photos
             Err(error) => return Err(error),

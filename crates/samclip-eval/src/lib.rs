@@ -19,6 +19,7 @@ mod npy;
 pub mod outcome;
 pub mod pictures;
 pub mod plots;
+pub mod probing;
 pub mod protocol;
 pub mod records;
 pub mod report;

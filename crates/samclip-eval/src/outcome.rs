@@ -44,7 +44,12 @@ pub enum Outcome {
     /// Overlaps of every object.
     Clicked(Vec<Clicked>),
     /// Detections in COCO's results format.
-    Detections(Vec<Detection>),
+    Detections {
+        /// All of the photo.
+        found: Vec<Detection>,
+        /// Mean over the photo's objects of the best IoU with a detection of its category; none without objects.
+        fit: Option<f64>,
+    },
     /// Figures of the prompts-and-names protocol.
     Objects(Box<Tally>),
     /// Nothing could be asked: the photo's class has no name.
@@ -88,12 +93,19 @@ pub struct Record {
     pub id: String,
     /// Milliseconds for the model's answers.
     pub ms: f64,
+    /// Images that the encoder saw for them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub passes: u64,
     /// What it contributes; none for a truth that cannot be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
     /// Why it contributes nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl Outcome {
@@ -112,7 +124,9 @@ impl Outcome {
                 let first = |o: &Clicked| o.r#box.or(o.clicks.first().copied())?.iou();
                 crate::metrics::mean(objects.iter().filter_map(first))
             }
-            _ => None,
+            Self::Detections { fit, .. } => *fit,
+            Self::Objects(tally) => crate::metrics::mean(tally.r#box.iter().map(|b| b.1)),
+            Self::Embedded { .. } | Self::NotAsked => None,
         }
     }
 }

@@ -155,7 +155,7 @@ mod tests {
     }
 
     fn record(index: usize) -> Record {
-        Record { index, id: format!("p{index}"), ms: 0.25, outcome: None, failed: Some("x".into()) }
+        Record { index, id: format!("p{index}"), ms: 0.25, passes: 1, outcome: None, failed: Some("x".into()) }
     }
 
     #[test]

@@ -85,6 +85,9 @@ pub struct Report {
     pub baselines: Baselines,
     /// The protocol's floors; empty in a limited run.
     pub floors: Vec<FloorResult>,
+    /// The ten photos whose objects fare worst under their boxes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub worst: Vec<(String, f64)>,
     /// Photos whose truth cannot be read: they are in no figure.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<String>,
@@ -117,6 +120,10 @@ impl Report {
         let _ = writeln!(out, "{}: {} photos{part}, {} objects\n", self.dataset, self.photos, self.objects);
         self.write_headlines(&mut out);
         self.write_classes(&mut out);
+        if !self.worst.is_empty() {
+            let list: Vec<String> = self.worst.iter().map(|(id, score)| format!("{id} ({score:.3})")).collect();
+            let _ = writeln!(out, "\nLowest box IoU: {}", list.join(", "));
+        }
         for failure in &self.failures {
             let _ = writeln!(out, "\nNot scored: {failure}");
         }

@@ -1,14 +1,17 @@
 //! The evaluation loop: one encoder pass a photo, all prompts on it, sums by class.
 
 use crate::EvalError;
+use crate::answers::{Answers, Offline, Roles};
 use crate::boxes::{Boxes, united};
+use crate::driver::ObjectsCase;
 use crate::metrics::{Overlap, top1_is_present};
 use crate::protocol::{Ask, Objects, Protocol, TextMode};
 use crate::report::Report;
 use crate::tally::{Tally, add};
+use crate::tasks::{ask, class_mask, void};
 use samclip_data::prompts::{distance_maximum, tight_box};
 use samclip_data::{Dataset, IGNORE, Object, Sample, components};
-use samclip_image::{LabelMap, Mask};
+use samclip_image::{Image, LabelMap, Mask};
 use samclip_predict::roles::Timing;
 use samclip_predict::{Point, Prompt, PromptSegmenter, SegmentOptions, TextMode as PredictTextMode, ZeroShotClassifier};
 
@@ -107,7 +110,7 @@ impl Photo {
         let Some(labels) = sample.labels.take() else {
             return Err(EvalError::Mismatch(format!("photo {} of {} has no labels", sample.id, dataset.name())));
         };
-        let void = labels.data.iter().map(|&v| v == IGNORE).collect();
+        let void = void(&labels);
         let Objects { connectivity, min_fraction } = protocol.objects;
         let eight = connectivity == 8;
         let objects = components(&labels, dataset.background(), IGNORE, min_fraction, eight);
@@ -115,8 +118,7 @@ impl Photo {
     }
 
     pub(crate) fn class_mask(&self, class: usize) -> Mask {
-        let data = self.labels.data.iter().map(|&v| usize::from(v) == class).collect();
-        Mask { width: self.labels.width, height: self.labels.height, data }
+        class_mask(&self.labels, class)
     }
 
     /// One mask of the photo's size for every prompt.
@@ -126,25 +128,61 @@ impl Photo {
         prompts: &[Prompt],
         options: &SegmentOptions,
     ) -> Result<(Vec<Mask>, Timing), EvalError> {
-        let answer = segmenter.segment(&self.sample.image, prompts, options).map_err(|e| self.failed(e))?;
-        let expected = (self.labels.width, self.labels.height);
-        let mut masks = Vec::with_capacity(prompts.len());
-        for i in 0..prompts.len() {
-            let Some(found) = answer.masks.iter().find(|m| m.prompt == i) else {
-                return Err(self.failed(format!("no answer to prompt {i}")));
-            };
-            let size = (found.mask.width, found.mask.height);
-            if size != expected {
-                return Err(self.failed(format!("expected masks of {expected:?} pixels, found {size:?}")));
-            }
-            masks.push(found.mask.clone());
-        }
-        Ok((masks, answer.timing))
+        ask(&self.sample.id, segmenter, (&self.sample.image, prompts), options)
     }
 
     fn failed(&self, message: impl ToString) -> EvalError {
         EvalError::Model { photo: self.sample.id.clone(), message: message.to_string() }
     }
+}
+
+/// Photo, objects, and the answers to their boxes.
+///
+/// # Errors
+/// As [`evaluate`].
+pub(crate) fn box_answers(case: &ObjectsCase, answers: Answers<'_>, index: usize) -> Result<(Image, Vec<Mask>, Vec<Mask>), EvalError> {
+    let photo = Photo::new(case.dataset.get(index)?, case.dataset.as_ref(), &case.protocol)?;
+    let truths: Vec<Mask> = photo.objects.iter().map(|(_, mask)| mask.clone()).collect();
+    let masks = match answers {
+        Answers::Model(Roles { segmenter: Some(segmenter), .. }) => {
+            let prompts: Vec<Prompt> = truths.iter().filter_map(tight_box).map(Prompt::bbox).collect();
+            photo.ask(*segmenter, &prompts, &SegmentOptions::STANDARD)?.0
+        }
+        Answers::Offline(Offline::Oracle) => truths.clone(),
+        _ => truths.iter().map(|m| Mask { data: vec![true; m.data.len()], ..*m }).collect(),
+    };
+    Ok((photo.sample.image, truths, masks))
+}
+
+/// The figures of one photo where the truth, or the whole photo and the first name, is the answer to everything.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn measure_offline(
+    protocol: &Protocol,
+    dataset: &dyn Dataset,
+    names: &[Option<String>],
+    oracle: bool,
+    index: usize,
+) -> Result<Tally, EvalError> {
+    let mut tally = Tally::new(dataset.class_names().len());
+    let photo = Photo::new(dataset.get(index)?, dataset, protocol)?;
+    tally.baselines(&photo);
+    let whole = Mask { width: photo.labels.width, height: photo.labels.height, data: vec![true; photo.labels.data.len()] };
+    let answer = |truth: &Mask| Overlap::of(if oracle { truth } else { &whole }, truth, &photo.void);
+    for (class, truth) in &photo.objects {
+        let iou = answer(truth).iou().unwrap_or(0.0);
+        tally.r#box.push((*class, iou));
+        tally.click.push((*class, iou));
+    }
+    let named = |class: &usize| names.get(*class).is_some_and(Option::is_some);
+    for class in photo.sample.class_ids.iter().copied().filter(named) {
+        add(&mut tally.text[class], answer(&photo.class_mask(class)));
+    }
+    let first = (0..names.len()).find(named);
+    let hit = photo.sample.class_ids.iter().any(|class| if oracle { named(class) } else { Some(*class) == first });
+    tally.classify(&photo, hit);
+    Ok(tally)
 }
 
 fn segment(
@@ -177,7 +215,8 @@ fn segment(
             Prompt { points, ..Prompt::text(name) }
         };
         let prompts: Vec<Prompt> = texts.iter().map(prompt).collect();
-        let (masks, _) = photo.ask(segmenter, &prompts, &options)?;
+        let (masks, timing) = photo.ask(segmenter, &prompts, &options)?;
+        tally.names.push(timing.encode + timing.decode);
         for ((class, _), mask) in texts.iter().zip(&masks).filter(|((class, _), _)| present(class)) {
             add(&mut tally.text[*class], Overlap::of(mask, &photo.class_mask(*class), &photo.void));
         }
@@ -198,10 +237,8 @@ fn segment_boxes(
     for &class in &photo.sample.class_ids {
         let Some(name) = names.get(class).and_then(Option::as_ref) else { continue };
         let prompts = boxes.prompts(&photo.sample.id, name, size);
-        let masks = match prompts.is_empty() {
-            true => Vec::new(),
-            false => photo.ask(segmenter, &prompts, &SegmentOptions::STANDARD)?.0,
-        };
+        let (masks, timing) = photo.ask(segmenter, &prompts, &SegmentOptions::STANDARD)?;
+        tally.names.push(timing.encode + timing.decode);
         let truth = photo.class_mask(class);
         add(&mut tally.text[class], Overlap::of(&united(&masks, size), &truth, &photo.void));
     }
@@ -247,9 +284,7 @@ fn classify(
     let is_present = |i: &usize| photo.sample.class_ids.contains(&ids[*i]);
     let present: Vec<usize> = (0..ids.len()).filter(is_present).collect();
     let hit = top1_is_present(&answer.probabilities, &present);
-    tally.classified.push(hit);
-    for &class in &photo.sample.class_ids {
-        tally.present[class].1 += usize::from(hit);
-    }
+    tally.names.push(answer.timing.encode + answer.timing.decode);
+    tally.classify(photo, hit);
     Ok(())
 }

@@ -261,7 +261,7 @@ impl Summary {
 }
 
 /// The ten lowest scores, the lowest first.
-fn worst(records: &[Record]) -> Vec<(String, f64)> {
+pub(crate) fn worst(records: &[Record]) -> Vec<(String, f64)> {
     let score = |r: &Record| Some((r.id.clone(), r.outcome.as_ref()?.score()?));
     let mut all: Vec<(String, f64)> = records.iter().filter_map(score).collect();
     all.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));

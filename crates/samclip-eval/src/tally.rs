@@ -24,6 +24,9 @@ pub struct Tally {
     pub(crate) classified: Vec<bool>,
     pub(crate) encode: Vec<f64>,
     pub(crate) decode: Vec<f64>,
+    /// Milliseconds of every question by names, classification included.
+    #[serde(default)]
+    pub(crate) names: Vec<f64>,
 }
 
 pub(crate) fn add(sum: &mut Option<(Overlap, usize)>, overlap: Overlap) {
@@ -46,6 +49,7 @@ impl Tally {
             classified: Vec::new(),
             encode: Vec::new(),
             decode: Vec::new(),
+            names: Vec::new(),
         }
     }
 
@@ -68,16 +72,24 @@ impl Tally {
         self.classified.extend(&other.classified);
         self.encode.extend(&other.encode);
         self.decode.extend(&other.decode);
+        self.names.extend(&other.names);
     }
 
     /// Without the times, which differ from run to run.
     pub fn untimed(self) -> Self {
-        Self { encode: Vec::new(), decode: Vec::new(), ..self }
+        Self { encode: Vec::new(), decode: Vec::new(), names: Vec::new(), ..self }
     }
 
-    /// Milliseconds of the encoder and of all boxes and clicks.
+    /// Milliseconds of everything that was asked: boxes, clicks, names, classification.
     pub fn milliseconds(&self) -> f64 {
-        self.encode.iter().chain(&self.decode).sum()
+        self.encode.iter().chain(&self.decode).chain(&self.names).sum()
+    }
+
+    pub(crate) fn classify(&mut self, photo: &Photo, hit: bool) {
+        self.classified.push(hit);
+        for &class in &photo.sample.class_ids {
+            self.present[class].1 += usize::from(hit);
+        }
     }
 
     pub(crate) fn baselines(&mut self, photo: &Photo) {
@@ -112,7 +124,7 @@ impl Tally {
             objects: self.fill.len(),
             r#box: object_figure(&self.r#box, classes),
             click: object_figure(&self.click, classes),
-            text_mean_all: text.as_ref().and_then(|t| mean(t.per_class.iter().map(|c| c.value))),
+            text_mean_all: mean(self.text.iter().flatten().filter_map(|(overlap, _)| overlap.iou())).filter(|_| asked),
             text,
             text_mean_over: over.clone(),
             classify: self.classify_figure(classes),
@@ -123,6 +135,7 @@ impl Tally {
                 most_frequent_class: self.present.iter().map(|p| p.0).max().unwrap_or(0) as f64 / photos.max(1) as f64,
             },
             floors: Vec::new(),
+            worst: Vec::new(),
             failures: Vec::new(),
             encode_ms_median: median(&self.encode),
             decode_ms_median: median(&self.decode),

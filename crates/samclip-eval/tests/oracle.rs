@@ -181,7 +181,7 @@ fn limits_missing_roles_and_wrong_answers() {
     assert_eq!(values(&report), [Some(1.0), Some(1.0), None, None]);
     assert!(!report.reached()); // a floor without a figure is not reached
     let message = run(Kind::WrongSize, &protocol(), None, true).unwrap_err();
-    assert!(message.contains("p0") && message.contains("(1, 1)"), "{message}");
+    assert!(message.contains("p0") && message.contains("found 1 x 1"), "{message}");
     let mut unknown = protocol();
     unknown.text.mean_over.push("zebra".into());
     assert!(run(Kind::Oracle, &unknown, None, true).unwrap_err().contains("zebra"));

@@ -14,6 +14,7 @@ pub mod error;
 pub mod init;
 pub mod layers;
 pub mod ops;
+pub mod probe;
 pub mod sam;
 pub mod sam_clip;
 pub mod state;

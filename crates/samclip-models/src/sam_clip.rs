@@ -192,13 +192,23 @@ impl ClipHead {
 
     /// Pools layer output to one unit vector per image: [B, h, w, D] -> [B, E].
     pub fn pooled(&self, x: Tensor<4>) -> Tensor<2> {
+        self.project(self.pool(x))
+    }
+
+    /// What linear probing sees: layers, pooling and norm of the backbone's tokens, no MLP. [B, h, w, D] -> [B, D].
+    pub fn pooled_features(&self, tokens: Tensor<4>) -> Tensor<2> {
+        self.norm.forward(self.pool(self.blocks(tokens)))
+    }
+
+    /// [B, h, w, D] -> [B, D].
+    fn pool(&self, x: Tensor<4>) -> Tensor<2> {
         let [b, h, w, d] = x.dims();
         let x = x.reshape([b, h * w, d]);
         let pooled = match self.pooling {
             Pooling::Max => x.max_dim(1),
             Pooling::Avg => x.mean_dim(1),
         };
-        self.project(pooled.reshape([b, d]))
+        pooled.reshape([b, d])
     }
 
     /// The same norm and MLP on every token: [B, h, w, D] -> [B, h, w, E].

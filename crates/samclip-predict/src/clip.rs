@@ -63,6 +63,7 @@ impl ClipPredictor {
     /// Unit vectors of the patches after CLIP Surgery [1, 1 + N, E], the class token first.
     fn surgery(&self, image: &Image) -> Result<(Tensor<3>, usize, ImageTransform), PredictError> {
         let prepared = prepare_squash(image, SURGERY_GRID * self.patch, Filter::Bicubic, &Normalization::CLIP);
+        crate::passes::count(1);
         let features = surgery::image_features(&self.clip.visual, pixels(&prepared, &self.device))?;
         Ok((features.unit(), features.grid[0], prepared.transform))
     }
@@ -73,6 +74,7 @@ impl ZeroShotClassifier for ClipPredictor {
         let vectors = self.texts(classes)?;
         let start = Instant::now();
         let prepared = prepare_clip(image, self.side);
+        crate::passes::count(1);
         let features = self.clip.encode_image(pixels(&prepared, &self.device))?;
         let features = values(samclip_models::clip::normalize(features));
         let encode = milliseconds(start);

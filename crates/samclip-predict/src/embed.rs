@@ -27,6 +27,7 @@ pub trait Embedder {
 
 impl Embedder for ClipPredictor {
     fn embed_image(&self, image: &Image) -> Result<Vec<f32>, PredictError> {
+        crate::passes::count(1);
         let features = self.clip.encode_image(pixels(&prepare_clip(image, self.side), &self.device))?;
         Ok(values(samclip_models::clip::normalize(features)))
     }

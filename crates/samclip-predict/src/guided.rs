@@ -115,6 +115,7 @@ impl GuidedPredictor {
         let device = self.device();
         let sam = prepare_squash(image, config.sam.image_encoder.img_size, Filter::Bilinear, &Normalization::SAM);
         let clip = clip_input(image, &config.clip);
+        crate::passes::count(1);
         let look = self.model.look(pixels(&sam, &device), pixels(&clip, &device))?;
         Ok(GuidedLook { look, transform: sam.transform })
     }
@@ -146,6 +147,7 @@ impl GuidedPredictor {
         let guidance = self.guide(seen, vectors);
         let rules = &self.model.config().prompts;
         let maps = map_prompts(&guidance, rules, self.model.low_res_side());
+        crate::passes::count(vectors.len()); // the guided blocks run once a name
         let embeddings = self.model.embed(&seen.look, &vec![0; vectors.len()], &guidance);
         let even: Vec<f64> = (0..rules.points).map(|i| (i as f64 + 0.5) / rules.points as f64).collect();
         let points = |(map, clicks): (&MapPrompts, &Vec<Point>)| -> Vec<[f32; 3]> {

@@ -67,11 +67,11 @@ pub struct Model {
     pub name: String,
     /// `f32` or `bf16`: what `auto` became.
     pub precision: &'static str,
-    kind: Kind,
+    pub(crate) kind: Kind,
 }
 
 #[derive(Debug)]
-enum Kind {
+pub(crate) enum Kind {
     Sam(Box<SamPredictor>),
     Clip(Box<ClipPredictor>),
     SamClip(Box<SamClipPredictor>),

@@ -59,6 +59,7 @@ impl SamLike for SamPredictor {
         }
         let prepared = prepare_sam(image, self.side);
         let transform = prepared.transform;
+        crate::passes::count(1);
         let embedding = self.sam.encode(pixels(&prepared, &self.device));
         if let Some(cache) = &self.cache {
             let shape = embedding.dims().to_vec();

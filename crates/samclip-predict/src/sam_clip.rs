@@ -97,6 +97,7 @@ impl SamClipPredictor {
             return Ok(encoded);
         }
         let prepared = prepare(image, geometry, side);
+        crate::passes::count(1);
         let tokens = self.model.tokens(pixels(&prepared, &self.device));
         if needs.clip {
             let (pooled, dense) = self.model.clip_both(tokens.clone());

@@ -86,6 +86,9 @@ pub fn all(data: &Path) {
     coco_stuff(data);
     panoptic(data);
     camouflaged(data);
+    folders(data);
+    segments(data);
+    sample(data);
 }
 
 /// PASCAL VOC 2012 with SBD's masks.
@@ -169,6 +172,58 @@ pub fn camouflaged(data: &Path) {
             write_png_mask(&path, &mask(k, 1)).unwrap();
         }
     }
+}
+
+/// Photos and masks in folders: Clothing Co-Parsing (255 is void) and CamVid (`unlabelled` is void).
+pub fn folders(data: &Path) {
+    let ccp = ["null", "hat", "dress", "jacket", "boots", "jeans"];
+    let camvid = ["sky", "building", "pole", "road", "pavement", "tree", "signsymbol", "fence", "car", "pedestrian", "bicyclist", "unlabelled"];
+    for (set, classes, void) in [("ccp", &ccp[..], 255), ("camvid", &camvid[..], 11)] {
+        let root = data.join(set);
+        put(&root.join("classes.txt"), &classes.join("\n"));
+        for k in 0..PHOTOS {
+            photo(&root.join(format!("val/images/{k:04}.jpg")), k);
+            labels(&root.join(format!("val/masks/{k:04}.png")), k, &|class| class.map_or(void, |c| c as u8));
+        }
+    }
+}
+
+/// BSDS in SA-1B's form: three class-less segments a photo.
+pub fn segments(data: &Path) {
+    let root = data.join("bsds_sa1b/val");
+    for k in 0..PHOTOS {
+        photo(&root.join(format!("{k}.jpg")), k);
+        let segment = |c: usize| {
+            let runs = rle::encode(&mask(k, c));
+            json!({"segmentation": {"size": runs.size, "counts": rle::to_coco_string(&runs)}})
+        };
+        let annotations: Vec<_> = [0, 1, 2 + k % 4].map(segment).to_vec();
+        let file = json!({"image": {"file_name": format!("{k}.jpg"), "width": WIDTH, "height": HEIGHT}, "annotations": annotations});
+        put(&root.join(format!("{k}.json")), &file.to_string());
+    }
+}
+
+/// The ImageNet sample: `val` as [`classification`]'s with names of the text table, `train` with five photos of each of three
+/// folders; Flickr8k's photos with captions.
+pub fn sample(data: &Path) {
+    let root = data.join("imagenet_sample");
+    for k in 0..PHOTOS {
+        photo(&root.join(format!("val/n0000000{}/{k}.JPEG", k % 3)), k);
+    }
+    let rows: Vec<String> = (0..3).map(|i| format!("{i}\tn0000000{i}\tanimal {i}")).collect();
+    put(&root.join("classes.tsv"), &format!("index\twnid\tname\n{}\n", rows.join("\n")));
+    let names = ["dog", "cat", "cow"];
+    let rows: Vec<String> = names.iter().enumerate().map(|(i, name)| format!("{i}\tanimal {i}\t{name}")).collect();
+    put(&data.join("text/imagenet1k_to_name.tsv"), &format!("index\tclass\tname\n{}\n", rows.join("\n")));
+    for (c, name) in names.iter().enumerate() {
+        (0..5).for_each(|i| photo(&root.join(format!("train/{name}/{i}.jpg")), c));
+    }
+    let mut list = "image\tcaption\n".to_owned();
+    for k in 0..PHOTOS {
+        photo(&data.join(format!("flickr8k/images/{k}.jpg")), k);
+        (0..5).for_each(|i| list += &format!("{k}.jpg\tcaption {i} of photo {k}\n"));
+    }
+    put(&data.join("flickr8k/captions.tsv"), &list);
 }
 
 /// COCO's and LVIS's objects: three boxes a photo (one crowd in COCO), one photo without any.

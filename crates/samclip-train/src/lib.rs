@@ -21,6 +21,7 @@ pub mod parameters;
 pub mod photo_teacher;
 pub mod plot;
 pub mod precision;
+pub mod probe;
 pub mod recipe;
 mod report;
 pub mod run_log;

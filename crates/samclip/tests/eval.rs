@@ -56,6 +56,9 @@ fn shards_and_a_killed_run_end_as_a_whole_run() {
     let stdout = String::from_utf8_lossy(&output.stdout);
     assert!(stdout.contains("# voc_subset_semantic: sam_clip_nano") && stdout.contains("12 of 12 photos scored"), "{stdout}");
     let expected = reports(&whole);
+    for name in PROTOCOLS {
+        assert_eq!(std::fs::read_dir(whole.join(name).join("worst")).unwrap().count(), 10, "{name}");
+    }
 
     // four processes at once, then one report
     let parts = dir.path().join("parts");
@@ -70,6 +73,10 @@ fn shards_and_a_killed_run_end_as_a_whole_run() {
     let merged = dir.path().join("merged");
     ok(&["eval", "merge", parts.to_str().unwrap(), "--data", data.to_str().unwrap(), "--out", merged.to_str().unwrap()]);
     assert_eq!(reports(&merged), expected);
+    // what it cost is what the four processes said, not the one that merged
+    let cost = json(merged.join("voc_subset_semantic/cost.json"));
+    assert_eq!((cost["processes"].as_u64(), cost["precision"].as_str()), (Some(4), Some("f32")));
+    assert!(cost["peak_mb"].as_f64() > Some(30.0) && cost["encoder_passes"].as_f64() >= Some(1.0), "{cost}");
     // a shard that is missing is an error
     std::fs::remove_file(parts.join("voc_subset_semantic/records-2of4.jsonl")).unwrap();
     let output = samclip(&["eval", "merge", parts.to_str().unwrap(), "--data", data.to_str().unwrap(), "--out", merged.to_str().unwrap()]);
@@ -193,6 +200,10 @@ fn other_systems_files_score_and_reports_become_a_page() {
     let ap = (34.0 / 101.0 * 2.0 + 1.0) / 5.0;
     assert!((report["metrics"]["AP"].as_f64().unwrap() - ap).abs() < 1e-9, "{report}");
     assert!(out.join("coco_instances/precision_recall_50.svg").is_file());
+    // photo 7 is answered, 8 and 10 are not, 9 has no objects
+    let ids: Vec<&str> = report["worst"].as_array().unwrap().iter().map(|w| w[0].as_str().unwrap()).collect();
+    assert_eq!(ids, ["10", "8", "7"]);
+    assert!(out.join("coco_instances/worst/01_10.png").is_file());
 
     // scores and vectors
     let scores = dir.path().join("scores.json");
@@ -218,6 +229,22 @@ fn other_systems_files_score_and_reports_become_a_page() {
 }
 
 #[test]
+fn prompts_and_names_have_their_worst_photos_and_every_look_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, out) = (dir.path().join("data"), dir.path().join("out"));
+    miniature::voc(&data, 3);
+    let args = ["eval", &protocol("voc_subset_nano"), "--data", data.to_str().unwrap(), "--out", out.to_str().unwrap(), "--limit", "2"];
+    ok(&args);
+    let folder = out.join("voc_subset_nano");
+    let report = json(folder.join("report.json"));
+    assert_eq!(report["worst"].as_array().unwrap().len(), 2);
+    assert_eq!(std::fs::read_dir(folder.join("worst")).unwrap().count(), 2);
+    // boxes and clicks are one look at a photo, each of two names another, classification a fourth: all are counted
+    let cost = json(folder.join("cost.json"));
+    assert_eq!(cost["encoder_passes"].as_f64(), Some(4.0), "{cost}");
+}
+
+#[test]
 fn mistakes_are_told_before_anything_runs() {
     let dir = tempfile::tempdir().unwrap();
     miniature::voc(&dir.path().join("data"), 2);
@@ -233,8 +260,79 @@ fn mistakes_are_told_before_anything_runs() {
     fails(&["eval", &voc, "--data", d, "--shard", "0/4"], "--out");
     fails(&["eval", &voc, &voc, "--data", d], "two protocols");
     fails(&["eval", &protocol("ade20k_clip_head"), "--data", d], "objectInfo150.txt");
-    fails(&["eval", &protocol("voc_subset_nano"), "--data", d, "--oracle"], "takes no predictions");
+    fails(&["eval", &protocol("voc_subset_nano"), "--data", d, "--predictions", d], "takes no predictions");
     let odd = dir.path().join("odd.toml");
     std::fs::write(&odd, text(PathBuf::from(&voc)).replace("background", "backgruond")).unwrap();
     fails(&["eval", odd.to_str().unwrap(), "--data", d], "did you mean `background`");
+    let probe = text(PathBuf::from(protocol("voc_subset_linear_probe")));
+    for (from, to, wanted) in [
+        ("side = 256", "side = 250", "250 is not a multiple of 16"),
+        ("[1e-3]", "[0.0]", "positive learning rates"),
+        ("linear]", "lineal]", "unknown variant `lineal`, expected one of `linear`"),
+        ("split = \"train_aug\"", "split = \"train_none\"", "train_none.txt"),
+    ] {
+        std::fs::write(&odd, probe.replace(from, to)).unwrap();
+        fails(&["eval", odd.to_str().unwrap(), "--data", d], wanted);
+    }
+}
+
+/// A linear head and a pyramid on the embedded model's features of a dozen photos.
+const PROBES: [&str; 2] = ["voc_subset_linear_probe", "voc_subset_psp_net_probe"];
+
+#[test]
+fn heads_are_trained_scored_and_found_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    miniature::voc(&data, 12);
+    // the protocols with a tenth of their steps
+    let short = PROBES.map(|name| {
+        let file = dir.path().join(format!("{name}.toml"));
+        let line = |l: &str| if l.starts_with("steps = ") { "steps = 30\n".to_owned() } else { format!("{l}\n") };
+        std::fs::write(&file, text(PathBuf::from(protocol(name))).lines().map(line).collect::<String>()).unwrap();
+        file
+    });
+    let run = |out: &Path, more: &[&str]| {
+        let mut args = vec!["eval"];
+        args.extend(short.iter().map(|f| f.to_str().unwrap()));
+        args.extend(["--data", data.to_str().unwrap(), "--out", out.to_str().unwrap(), "--precision", "f32"]);
+        args.extend(more);
+        ok(&args)
+    };
+    let reports = |out: &Path| PROBES.map(|name| text(out.join(name).join("report.json")));
+    let whole = dir.path().join("whole");
+    let stdout = run(&whole, &[]);
+    assert!(stdout.contains("M in the head"), "{stdout}");
+    for name in PROBES {
+        let report = json(whole.join(name).join("report.json"));
+        let miou = report["metrics"]["miou"].as_f64().unwrap();
+        println!("{name}: mIoU {miou:.3}, a constant has {:.3}", 20.0 / 38.0 / 6.0);
+        assert!(miou > 2.0 * 20.0 / 38.0 / 6.0, "{name}: {miou}");
+        assert_eq!(report["task"], "head_probing");
+        assert!(report["metrics"].get("miou_of_named_classes").is_none(), "a head learns the background too");
+        assert!(whole.join(name).join("worst").is_dir());
+    }
+    let expected = reports(&whole);
+
+    // two processes that share features, one after the other, then a merge
+    let parts = dir.path().join("parts");
+    (0..2).for_each(|i| drop(run(&parts, &["--shard", &format!("{i}/2")])));
+    let merged = dir.path().join("merged");
+    ok(&["eval", "merge", parts.to_str().unwrap(), "--data", data.to_str().unwrap(), "--out", merged.to_str().unwrap()]);
+    assert_eq!(reports(&merged), expected);
+    let cost = json(merged.join(PROBES[0]).join("cost.json"));
+    assert_eq!((cost["processes"].as_u64(), cost["precision"].as_str()), (Some(2), Some("f32")));
+    assert!(cost["head_parameters"].as_u64() > Some(0) && cost["parameters"].as_u64() > Some(0), "{cost}");
+
+    // a run that is started again trains nothing: the head's file is as it was
+    let head = |out: &Path| {
+        let mut files = std::fs::read_dir(out.join(PROBES[1])).unwrap().map(|e| e.unwrap().path());
+        files.find(|f| f.file_name().unwrap().to_string_lossy().starts_with("head-")).unwrap()
+    };
+    let before = std::fs::metadata(head(&whole)).unwrap().modified().unwrap();
+    let is_features = |p: &PathBuf| p.file_name().unwrap().to_string_lossy().starts_with("features-");
+    let mut folders = std::fs::read_dir(&whole).unwrap().map(|e| e.unwrap().path());
+    std::fs::remove_dir_all(folders.find(is_features).unwrap()).unwrap();
+    run(&whole, &[]);
+    assert_eq!(std::fs::metadata(head(&whole)).unwrap().modified().unwrap(), before);
+    assert_eq!(reports(&whole), expected);
 }

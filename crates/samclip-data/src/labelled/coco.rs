@@ -5,6 +5,7 @@
 
 use super::check::Finding;
 use super::paint::{self, Instance};
+use crate::coco_json::{Annotation, File, Picture};
 use crate::dataset::{check_index, open_image};
 use crate::error::read_text;
 use crate::{DataError, Dataset, Sample};
@@ -25,55 +26,6 @@ pub struct Coco {
     /// Label value of a category.
     values: BTreeMap<u64, u8>,
     folder: PathBuf,
-}
-
-#[derive(Debug, Deserialize)]
-struct File {
-    images: Vec<Picture>,
-    annotations: Vec<Annotation>,
-    categories: Vec<Category>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Picture {
-    id: u64,
-    file_name: String,
-    #[serde(default)]
-    width: usize,
-    #[serde(default)]
-    height: usize,
-}
-
-#[derive(Debug, Deserialize)]
-struct Category {
-    id: u64,
-    name: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct Annotation {
-    #[serde(default)]
-    id: u64,
-    image_id: u64,
-    category_id: u64,
-    #[serde(default = "nothing")]
-    segmentation: Segmentation,
-    #[serde(default)]
-    iscrowd: u8,
-}
-
-/// The forms of an annotation's pixels.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Segmentation {
-    Polygons(Vec<Vec<f64>>),
-    Compressed { counts: String, size: [usize; 2] },
-    Runs { counts: Vec<u32>, size: [usize; 2] },
-    Other(serde_json::Value),
-}
-
-fn nothing() -> Segmentation {
-    Segmentation::Other(serde_json::Value::Null)
 }
 
 /// Whether a file looks like COCO's: an object with `annotations`.
@@ -102,6 +54,9 @@ impl Coco {
     pub fn open_in(path: &Path, folder: Option<&Path>) -> Result<Self, DataError> {
         let text = read_text(path)?;
         let mut file: File = serde_json::from_str(&text).map_err(|e| DataError::format(path, format!("COCO: {e}")))?;
+        if let Some(nameless) = file.images.iter().find(|p| p.file_name.is_empty()) {
+            return Err(DataError::format(path, format!("COCO: image {} has no `file_name`", nameless.id)));
+        }
         if file.images.is_empty() {
             return Err(DataError::format(path, "COCO: expected images, found none"));
         }
@@ -162,25 +117,7 @@ impl Coco {
 
 /// The pixels of an annotation; what is wrong with it otherwise.
 fn mask(annotation: &Annotation, height: usize, width: usize) -> Result<Mask, String> {
-    let fits = |size: [usize; 2]| match size == [height, width] {
-        true => Ok(()),
-        false => Err(format!("runs for {} x {} pixels, the image has {width} x {height}", size[1], size[0])),
-    };
-    match &annotation.segmentation {
-        Segmentation::Other(found) => {
-            let found: String = found.to_string().chars().take(40).collect();
-            Err(format!("expected polygons, or runs with `counts` and `size`, found {found}"))
-        }
-        Segmentation::Polygons(polygons) => paint::polygons(polygons, height, width),
-        Segmentation::Compressed { counts, size } => {
-            fits(*size)?;
-            rle::from_coco_string(counts, *size).map(|r| rle::decode(&r)).map_err(|e| e.to_string())
-        }
-        Segmentation::Runs { counts, size } => {
-            fits(*size)?;
-            rle::from_counts(counts.clone(), *size).map(|r| rle::decode(&r)).map_err(|e| e.to_string())
-        }
-    }
+    annotation.segmentation.runs(height, width).map(|runs| rle::decode(&runs))
 }
 
 /// Where the photos lie: the first of the usual places that holds the first one.

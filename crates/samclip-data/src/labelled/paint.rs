@@ -1,5 +1,6 @@
 //! Instances to a semantic map: the larger first, so that small ones stay visible (spec 8.1).
 
+use crate::coco_json::polygon_runs;
 use crate::dataset::present_classes;
 use crate::{DataError, IGNORE, Sample};
 use samclip_image::{Image, LabelMap, Mask, rle};
@@ -40,16 +41,5 @@ pub fn class_list(names: impl Iterator<Item = String>, path: &Path) -> Result<Ve
 
 /// The pixels of polygons (x, y, x, y, ...); what is wrong with them otherwise.
 pub fn polygons(polygons: &[Vec<f64>], height: usize, width: usize) -> Result<Mask, String> {
-    if polygons.is_empty() {
-        return Err("an empty list of polygons".to_owned());
-    }
-    for polygon in polygons {
-        if polygon.len() < 6 || polygon.len() % 2 != 0 {
-            return Err(format!("a polygon of {} numbers, expected at least three points", polygon.len()));
-        }
-        if polygon.iter().any(|v| !v.is_finite()) {
-            return Err("a polygon with a number that is not finite".to_owned());
-        }
-    }
-    rle::from_polygons(polygons, height, width).map(|r| rle::decode(&r)).map_err(|e| e.to_string())
+    polygon_runs(polygons, height, width).map(|r| rle::decode(&r))
 }

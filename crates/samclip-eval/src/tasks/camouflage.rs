@@ -31,8 +31,8 @@ pub fn answer(case: &Case, answers: Answers<'_>, index: usize) -> Result<(LabelM
             let segmenter = roles.segmenter.ok_or_else(|| case.lacks("segment"))?;
             let points = clicks(&class_mask(&labels, 1), rule.clicks);
             let prompts = [Prompt { text: rule.text.clone(), points, ..Prompt::default() }];
-            let (masks, ms) = ask(case, index, segmenter, (&image, &prompts), &SegmentOptions::STANDARD)?;
-            return Ok((labels, grey(&masks[0]), ms));
+            let (masks, took) = ask(&case.id(index), segmenter, (&image, &prompts), &SegmentOptions::STANDARD)?;
+            return Ok((labels, grey(&masks[0]), took.encode + took.decode));
         }
         Answers::Offline(offline) => offline,
     };

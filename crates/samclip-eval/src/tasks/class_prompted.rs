@@ -61,8 +61,8 @@ fn by_name(case: &Case, roles: &Roles<'_>, index: usize, (image, truth): (&Image
         TextMode::ClipHead => PredictTextMode::ClipHead,
     };
     let options = SegmentOptions { text_threshold: rule.threshold, text_mode, ..SegmentOptions::STANDARD };
-    let (mut masks, ms) = ask(case, index, segmenter, (image, &prompts), &options)?;
-    Ok((masks.remove(0), ms))
+    let (mut masks, took) = ask(&case.id(index), segmenter, (image, &prompts), &options)?;
+    Ok((masks.remove(0), took.encode + took.decode))
 }
 
 pub fn summarize(case: &Case, records: &[Record], summary: &mut Summary) {

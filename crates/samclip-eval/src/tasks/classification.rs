@@ -12,6 +12,10 @@ use crate::summary::{Row, Summary};
 
 /// Distinct names in the order of the classes, and each class's candidate.
 fn candidates(case: &Case) -> (Vec<String>, Vec<Option<usize>>) {
+    if case.benchmark.linear_probing.is_some() {
+        // a head's outputs are the classes, whatever their names
+        return (case.classes().to_vec(), (0..case.classes().len()).map(Some).collect());
+    }
     let mut names: Vec<String> = Vec::new();
     let mut place = std::collections::BTreeMap::new();
     let mut find = |name: &String| {
@@ -39,8 +43,12 @@ pub fn measure(case: &Case, answers: Answers<'_>, index: usize) -> Measured {
     let few: Vec<usize> = (0..names.len().min(5)).collect();
     let (top, ms) = match (answers, sample) {
         (Answers::Model(roles), Some(sample)) => {
-            let classifier = roles.classifier.ok_or_else(|| case.lacks("classify"))?;
-            let answer = classifier.classify(&sample.image, &names).map_err(case.failed(index))?;
+            let answer = match (roles.probes.get(&case.benchmark.name), roles.classifier) {
+                (Some(probe), _) => probe.classify(&sample.image),
+                (None, Some(classifier)) if case.benchmark.linear_probing.is_none() => classifier.classify(&sample.image, &names),
+                _ => return Err(case.lacks("classify")),
+            };
+            let answer = answer.map_err(case.failed(index))?;
             (top_k(&answer.probabilities, 5), answer.timing.encode + answer.timing.decode)
         }
         (Answers::Offline(Offline::Files(files)), _) => {

@@ -5,15 +5,16 @@
 
 use super::{Case, Measured, Source, ask, outcomes};
 use crate::EvalError;
-use crate::answers::{Answers, Offline};
+use crate::answers::{Answers, Offline, Roles};
 use crate::metrics::detection::{Shape, Truth};
+use crate::metrics::mean;
 use crate::outcome::{Detection, Outcome, Record};
 use crate::summary::{Curve, Row, Summary};
 use samclip_data::instances::{InstancePhoto, Instances};
 use samclip_image::{Mask, rle};
 use samclip_predict::{Prompt, SegmentOptions};
 
-fn set(case: &Case) -> Result<&Instances, EvalError> {
+pub fn set(case: &Case) -> Result<&Instances, EvalError> {
     match &case.source {
         Source::Objects(set) => Ok(set),
         Source::Photos(_) => Err(case.lacks("find objects")),
@@ -22,30 +23,76 @@ fn set(case: &Case) -> Result<&Instances, EvalError> {
 
 pub fn measure(case: &Case, answers: Answers<'_>, index: usize) -> Measured {
     let photo = &set(case)?.photos[index];
-    let (found, ms) = match answers {
-        Answers::Model(roles) => {
-            let Some(rule) = case.benchmark.instances else { return Err(case.lacks("find objects")) };
-            let segmenter = roles.segmenter.ok_or_else(|| case.lacks("segment by boxes"))?;
-            let image = photo.open()?;
-            let boxes = boxes(case, photo);
-            let mut prompts: Vec<Prompt> = boxes.iter().map(|b| Prompt::bbox(corners(b.2))).collect();
-            let (mut masks, mut ms) = ask(case, index, segmenter, (&image, &prompts), &SegmentOptions::STANDARD)?;
-            if rule.refine == 1 {
-                prompts.iter_mut().zip(&masks).filter(|(_, m)| m.area() > 0).for_each(|(p, m)| p.mask = Some(m.clone()));
-                let (again, took) = ask(case, index, segmenter, (&image, &prompts), &SegmentOptions::STANDARD)?;
-                (masks, ms) = (again, ms + took);
-            }
-            let detection = |((category, score, bbox), mask): (&(u64, f64, [f64; 4]), &Mask)| of_mask(*category, *score, *bbox, &rle::encode(mask));
-            (boxes.iter().zip(&masks).map(detection).collect(), ms)
-        }
+    let (found, ms) = answer(case, answers, index)?;
+    let fit = fit(case, photo, &found)?;
+    Ok((Outcome::Detections { found, fit }, ms))
+}
+
+/// What is found on a photo, and the milliseconds.
+pub fn answer(case: &Case, answers: Answers<'_>, index: usize) -> Result<(Vec<Detection>, f64), EvalError> {
+    let set = set(case)?;
+    let photo = &set.photos[index];
+    Ok(match answers {
+        Answers::Model(roles) => asked(case, roles, index, photo)?,
         Answers::Offline(Offline::Files(files)) => (files.detections(photo.id).to_vec(), 0.0),
         Answers::Offline(Offline::Oracle) => (oracle(photo)?, 0.0),
         Answers::Offline(Offline::Constant) => {
-            photo.objects.iter().try_for_each(|o| photo.runs(o).map(|_| ()))?;
-            (Vec::new(), 0.0)
+            let (width, height) = photo.size;
+            let whole = rle::encode(&Mask { width, height, data: vec![true; width * height] });
+            let bbox = [0.0, 0.0, width as f64, height as f64];
+            (set.categories.iter().map(|c| of_mask(c.0, 1.0, bbox, &whole)).collect(), 0.0)
         }
-    };
-    Ok((Outcome::Detections(found), ms))
+    })
+}
+
+/// A model's masks for the boxes.
+fn asked(case: &Case, roles: &Roles<'_>, index: usize, photo: &InstancePhoto) -> Result<(Vec<Detection>, f64), EvalError> {
+    let Some(rule) = case.benchmark.instances else { return Err(case.lacks("find objects")) };
+    let segmenter = roles.segmenter.ok_or_else(|| case.lacks("segment by boxes"))?;
+    let (image, id) = (photo.open()?, case.id(index));
+    let boxes = boxes(case, photo);
+    let mut prompts: Vec<Prompt> = boxes.iter().map(|b| Prompt::bbox(corners(b.2))).collect();
+    let (mut masks, took) = ask(&id, segmenter, (&image, &prompts), &SegmentOptions::STANDARD)?;
+    let mut ms = took.encode + took.decode;
+    if rule.refine == 1 {
+        prompts.iter_mut().zip(&masks).filter(|(_, m)| m.area() > 0).for_each(|(p, m)| p.mask = Some(m.clone()));
+        let (again, took) = ask(&id, segmenter, (&image, &prompts), &SegmentOptions::STANDARD)?;
+        (masks, ms) = (again, ms + took.encode + took.decode);
+    }
+    let detection = |((category, score, bbox), mask): (&(u64, f64, [f64; 4]), &Mask)| of_mask(*category, *score, *bbox, &rle::encode(mask));
+    Ok((boxes.iter().zip(&masks).map(detection).collect(), ms))
+}
+
+/// How well the photo's objects are found, for the list of the worst.
+fn fit(case: &Case, photo: &InstancePhoto, found: &[Detection]) -> Result<Option<f64>, EvalError> {
+    let by_mask = case.benchmark.instances.is_some_and(|rule| rule.shape == Shape::Segm);
+    let mut best = Vec::new();
+    for object in photo.objects.iter().filter(|o| !o.crowd) {
+        let truth = photo.runs(object)?;
+        let mut top = 0f64;
+        for detection in found.iter().filter(|d| d.category == object.category) {
+            let iou = match by_mask && !detection.counts.is_empty() {
+                true => rle::iou(&runs(detection)?, &truth, false),
+                false => box_iou(detection.bbox, object.bbox),
+            };
+            top = top.max(iou);
+        }
+        best.push(top);
+    }
+    Ok(mean(best))
+}
+
+/// The mask of a detection.
+pub fn runs(detection: &Detection) -> Result<rle::Rle, EvalError> {
+    let size = detection.size.map(|v| v as usize);
+    rle::from_coco_string(&detection.counts, size).map_err(|e| EvalError::Mismatch(format!("a detection's mask: {e}")))
+}
+
+fn box_iou(a: [f64; 4], b: [f64; 4]) -> f64 {
+    let along = |i: usize| ((a[i] + a[i + 2]).min(b[i] + b[i + 2]) - a[i].max(b[i])).max(0.0);
+    let both = along(0) * along(1);
+    let all = a[2] * a[3] + b[2] * b[3] - both;
+    if all > 0.0 { both / all } else { 0.0 }
 }
 
 fn of_mask(category: u64, score: f64, bbox: [f64; 4], runs: &rle::Rle) -> Detection {
@@ -95,7 +142,7 @@ pub fn summarize(case: &Case, records: &[Record], summary: &mut Summary) -> Resu
     let mut photos = Vec::new();
     let mut found = Vec::new();
     for record in records {
-        if let (Some(Outcome::Detections(own)), Some(photo)) = (&record.outcome, set.photos.get(record.index)) {
+        if let (Some(Outcome::Detections { found: own, .. }), Some(photo)) = (&record.outcome, set.photos.get(record.index)) {
             photos.push(photo.id);
             for d in own {
                 if rule.shape == Shape::Segm && d.counts.is_empty() {
@@ -110,7 +157,7 @@ pub fn summarize(case: &Case, records: &[Record], summary: &mut Summary) -> Resu
         summary.metric(name, Some(*value).filter(|v| *v > -1.0));
     }
     summary.headline = "AP".into();
-    summary.objects = Some(outcomes(records).map(|o| if let Outcome::Detections(d) = o { d.len() } else { 0 }).sum());
+    summary.objects = Some(outcomes(records).map(|o| if let Outcome::Detections { found, .. } = o { found.len() } else { 0 }).sum());
     for (class, ap) in scored.per_class {
         let id = set.categories.iter().find(|c| c.1 == class).map(|c| c.0);
         let objects = set.photos.iter().filter(|p| photos.binary_search(&p.id).is_ok()).flat_map(|p| &p.objects);

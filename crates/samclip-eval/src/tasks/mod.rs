@@ -6,8 +6,8 @@
 pub(crate) mod camouflage;
 pub(crate) mod class_prompted;
 mod classification;
-mod instances;
-mod promptable;
+pub(crate) mod instances;
+pub(crate) mod promptable;
 mod retrieval;
 pub(crate) mod semantic;
 mod window;
@@ -15,14 +15,18 @@ mod window;
 use crate::EvalError;
 use crate::answers::Answers;
 use crate::benchmark::{Benchmark, Names, Task};
+use crate::probing::divided;
 use crate::outcome::{Outcome, Record};
 use crate::summary::Summary;
 use samclip_data::instances::Instances;
 use samclip_data::names::name_map;
+use samclip_data::subset::Subset;
 use samclip_data::{Dataset, IGNORE};
 use samclip_image::{Image, LabelMap, Mask};
+use samclip_predict::roles::Timing;
 use samclip_predict::{PredictError, Prompt, PromptSegmenter, SegmentOptions};
 use std::path::Path;
+use std::sync::Arc;
 
 /// Where photos and truth come from.
 pub enum Source {
@@ -53,12 +57,16 @@ impl Case {
     /// # Errors
     /// Data that is not there or has another form, a renamed class that does not exist.
     pub fn open(benchmark: Benchmark, data: &Path) -> Result<Self, EvalError> {
-        if benchmark.instances.is_some() || ["coco", "lvis"].contains(&benchmark.dataset.as_str()) {
+        if benchmark.instances.is_some() || samclip_data::instances::NAMES.contains(&benchmark.dataset.as_str()) {
             let root = data.join("coco");
             let objects = samclip_data::instances::open(&root, &benchmark.dataset, &benchmark.split)?;
             return Ok(Self { benchmark, source: Source::Objects(Box::new(objects)), names: Vec::new(), boxes: None });
         }
-        let dataset = samclip_data::open(data, &benchmark.dataset, &benchmark.split)?;
+        let mut dataset = samclip_data::open(data, &benchmark.dataset, &benchmark.split)?;
+        if let Some(n) = benchmark.linear_probing.as_ref().and_then(|probing| probing.hold_out) {
+            let scored = divided(dataset.as_ref(), n)?.1;
+            dataset = Box::new(Subset::new(Arc::from(dataset), scored)?);
+        }
         let asked = !matches!(benchmark.task(), Task::Promptable | Task::Retrieval | Task::Camouflage);
         let names = if asked { names(&benchmark, dataset.as_ref(), data)? } else { Vec::new() };
         Ok(Self { benchmark, source: Source::Photos(dataset), names, boxes: None })
@@ -91,9 +99,9 @@ impl Case {
     /// Data that cannot be read ([`EvalError::Data`]), a model without the role, an answer of the wrong size.
     pub fn measure(&self, answers: Answers<'_>, index: usize) -> Measured {
         match self.benchmark.task() {
-            Task::Classification => classification::measure(self, answers, index),
+            Task::Classification | Task::LinearProbing => classification::measure(self, answers, index),
             Task::Retrieval => retrieval::measure(self, answers, index),
-            Task::Semantic => semantic::measure(self, answers, index),
+            Task::Semantic | Task::HeadProbing => semantic::measure(self, answers, index),
             Task::ClassPrompted => class_prompted::measure(self, answers, index),
             Task::Camouflage => camouflage::measure(self, answers, index),
             Task::Promptable => promptable::measure(self, answers, index),
@@ -107,9 +115,9 @@ impl Case {
     /// Detections that do not fit the truth.
     pub fn summarize(&self, records: &[Record], summary: &mut Summary) -> Result<(), EvalError> {
         match self.benchmark.task() {
-            Task::Classification => classification::summarize(self, records, summary),
+            Task::Classification | Task::LinearProbing => classification::summarize(self, records, summary),
             Task::Retrieval => retrieval::summarize(self, records, summary),
-            Task::Semantic => semantic::summarize(self, records, summary),
+            Task::Semantic | Task::HeadProbing => semantic::summarize(self, records, summary),
             Task::ClassPrompted => class_prompted::summarize(self, records, summary),
             Task::Camouflage => camouflage::summarize(records, summary),
             Task::Promptable => promptable::summarize(self, records, summary),
@@ -118,7 +126,11 @@ impl Case {
         Ok(())
     }
 
-    pub(crate) fn dataset(&self) -> Result<&dyn Dataset, EvalError> {
+    /// The set of photos.
+    ///
+    /// # Errors
+    /// A benchmark on objects.
+    pub fn dataset(&self) -> Result<&dyn Dataset, EvalError> {
         match &self.source {
             Source::Photos(d) => Ok(d.as_ref()),
             Source::Objects(_) => Err(EvalError::Mismatch(format!("{} has objects, not label maps", self.benchmark.dataset))),
@@ -159,6 +171,9 @@ impl Case {
 /// The name of each class of a dataset.
 fn names(benchmark: &Benchmark, dataset: &dyn Dataset, data: &Path) -> Result<Vec<Option<String>>, EvalError> {
     let classes = dataset.class_names();
+    if matches!(benchmark.task(), Task::HeadProbing | Task::LinearProbing) {
+        return Ok(classes.iter().cloned().map(Some).collect()); // heads learn the background too
+    }
     if let Some(wrong) = benchmark.rename.keys().find(|class| !classes.contains(class)) {
         return Err(EvalError::Mismatch(format!("`rename` names `{wrong}`, which {} lacks", dataset.name())));
     }
@@ -187,33 +202,43 @@ pub(crate) fn class_mask(labels: &LabelMap, class: usize) -> Mask {
     Mask { width: labels.width, height: labels.height, data }
 }
 
+/// A mask that is as large as its photo.
+pub(crate) fn check_size(photo: &str, image: &Image, mask: &Mask) -> Result<(), EvalError> {
+    let (wanted, found) = ((image.width(), image.height()), (mask.width, mask.height));
+    match wanted == found {
+        true => Ok(()),
+        false => {
+            let message = format!("expected masks of {} x {} pixels, found {} x {}", wanted.0, wanted.1, found.0, found.1);
+            Err(EvalError::Model { photo: photo.to_owned(), message })
+        }
+    }
+}
+
 /// One mask of the photo's size for every prompt, and the milliseconds.
 pub(crate) fn ask(
-    case: &Case,
-    index: usize,
+    photo: &str,
     segmenter: &dyn PromptSegmenter,
     (image, prompts): (&Image, &[Prompt]),
     options: &SegmentOptions,
-) -> Result<(Vec<Mask>, f64), EvalError> {
+) -> Result<(Vec<Mask>, Timing), EvalError> {
     if prompts.is_empty() {
-        return Ok((Vec::new(), 0.0));
+        return Ok((Vec::new(), Timing::default()));
     }
-    let answer = segmenter.segment(image, prompts, options).map_err(case.failed(index))?;
-    let wrong = |message: String| EvalError::Model { photo: case.id(index), message };
+    let wrong = |message: String| EvalError::Model { photo: photo.to_owned(), message };
+    let answer = segmenter.segment(image, prompts, options).map_err(|e| wrong(e.to_string()))?;
     let mut masks: Vec<Option<Mask>> = vec![None; prompts.len()];
     for found in answer.masks {
-        let size = (found.mask.width, found.mask.height);
-        if size != (image.width(), image.height()) {
-            return Err(wrong(format!("expected masks of {} x {} pixels, found {} x {}", image.width(), image.height(), size.0, size.1)));
-        }
+        check_size(photo, image, &found.mask)?;
         // the first answer to a prompt is its best
         if let Some(slot @ None) = masks.get_mut(found.prompt) {
             *slot = Some(found.mask);
         }
     }
-    let ms = answer.timing.encode + answer.timing.decode;
-    let all: Option<Vec<Mask>> = masks.into_iter().collect();
-    all.map(|masks| (masks, ms)).ok_or_else(|| wrong("a prompt without an answer".into()))
+    let missing = masks.iter().position(Option::is_none);
+    match missing {
+        Some(prompt) => Err(wrong(format!("no answer to prompt {prompt}"))),
+        None => Ok((masks.into_iter().flatten().collect(), answer.timing)),
+    }
 }
 
 /// The outcomes that there are.

@@ -53,7 +53,7 @@ fn objects(case: &Case, rule: &Promptable, index: usize) -> Result<(Image, Objec
             let class = set.categories.iter().position(|c| c.0 == object.category);
             found.push((class, rle::decode(&photo.runs(object)?)));
         }
-        return Ok((photo.open()?, large(found, rule), Vec::new()));
+        return Ok((photo.open()?, some(large(found, rule), rule), Vec::new()));
     }
     let dataset = case.dataset()?;
     let sample = dataset.get(index)?;
@@ -61,15 +61,47 @@ fn objects(case: &Case, rule: &Promptable, index: usize) -> Result<(Image, Objec
         Some(labels) => {
             let parts = components(labels, dataset.background(), IGNORE, rule.min_fraction, rule.connectivity == 8);
             let found = parts.into_iter().map(|(class, mask)| (Some(class), mask)).collect();
-            (sample.image, found, void(labels))
+            (sample.image, some(found, rule), void(labels))
         }
-        None => (sample.image, large(sample.masks.into_iter().map(|m| (None, m)).collect(), rule), Vec::new()),
+        None => {
+            let found = large(sample.masks.into_iter().map(|m| (None, m)).collect(), rule);
+            (sample.image, some(found, rule), Vec::new())
+        }
     })
 }
 
 fn large(mut objects: Objects, rule: &Promptable) -> Objects {
     objects.retain(|(_, m)| m.area() > 0 && m.area() as f64 >= rule.min_fraction * m.data.len() as f64);
     objects
+}
+
+/// Evenly from the file's order, where the protocol wants no more.
+fn some(objects: Objects, rule: &Promptable) -> Objects {
+    let all = objects.len();
+    let Some(wanted) = rule.most_objects.filter(|n| *n < all) else { return objects };
+    let taken: std::collections::BTreeSet<usize> = (0..wanted).map(|k| k * all / wanted).collect();
+    objects.into_iter().enumerate().filter(|(i, _)| taken.contains(i)).map(|(_, o)| o).collect()
+}
+
+/// Truth and the answers to the first question: tight boxes, or one click each.
+pub fn first_answers(case: &Case, answers: Answers<'_>, index: usize) -> Result<(Image, Vec<Mask>, Vec<Mask>), EvalError> {
+    let Some(rule) = case.benchmark.promptable else { return Err(case.lacks("segment by clicks")) };
+    let (image, objects, _) = objects(case, &rule, index)?;
+    let truths: Vec<Mask> = objects.into_iter().map(|(_, mask)| mask).collect();
+    let masks = match answers {
+        Answers::Model(roles) => {
+            let segmenter = roles.segmenter.ok_or_else(|| case.lacks("segment by boxes and clicks"))?;
+            let ask_for = |m: &Mask| match rule.r#box {
+                true => tight_box(m).map(Prompt::bbox),
+                false => distance_maximum(m).map(|[x, y]| Prompt::point(x, y)),
+            };
+            let prompts: Vec<Prompt> = truths.iter().filter_map(ask_for).collect();
+            ask(&case.id(index), segmenter, (&image, &prompts), &SegmentOptions::STANDARD)?.0
+        }
+        Answers::Offline(Offline::Oracle) => truths.clone(),
+        Answers::Offline(_) => truths.iter().map(|m| Mask { data: vec![true; m.data.len()], ..*m }).collect(),
+    };
+    Ok((image, truths, masks))
 }
 
 fn model(
@@ -81,10 +113,10 @@ fn model(
     found: &mut [Clicked],
 ) -> Result<f64, EvalError> {
     let segmenter = roles.segmenter.ok_or_else(|| case.lacks("segment by boxes and clicks"))?;
-    let mut total = 0.0;
+    let (id, mut total) = (case.id(index), 0.0);
     let mut put = |prompts: &[Prompt]| {
-        let (masks, ms) = ask(case, index, segmenter, (image, prompts), &SegmentOptions::STANDARD)?;
-        total += ms;
+        let (masks, took) = ask(&id, segmenter, (image, prompts), &SegmentOptions::STANDARD)?;
+        total += took.encode + took.decode;
         Ok::<_, EvalError>(masks)
     };
     if rule.r#box {

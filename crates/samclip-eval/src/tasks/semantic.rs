@@ -5,7 +5,7 @@
 //! (mean probability inside), where the paper compares the decoder's logits.
 
 use super::window::windowed;
-use super::{Case, Measured, outcomes};
+use super::{Case, Measured, check_size, outcomes};
 use crate::answers::{Answers, Offline, Roles};
 use crate::benchmark::{BackgroundRule, Semantic, SemanticMode};
 use crate::metrics::semantic::{Confusion, Pairs};
@@ -47,6 +47,10 @@ pub fn answer(case: &Case, answers: Answers<'_>, index: usize) -> Result<(LabelM
 
 /// The class of every pixel, `none` where no class is predicted.
 fn predict(case: &Case, roles: &Roles<'_>, index: usize, image: &Image, none: u8) -> Result<(Vec<u8>, f64), EvalError> {
+    if let Some(probe) = roles.probes.get(&case.benchmark.name) {
+        let answer = probe.label(image).map_err(case.failed(index))?;
+        return Ok((answer.labels.data, answer.timing.encode + answer.timing.decode));
+    }
     let Some(semantic) = &case.benchmark.semantic else { return Err(case.lacks("label pixels")) };
     let named = |(class, name): (usize, &Option<String>)| name.clone().map(|name| (class as u8, name));
     let (classes, names): (Vec<u8>, Vec<String>) = case.names.iter().enumerate().filter_map(named).unzip();
@@ -90,8 +94,8 @@ fn both_heads(
     let answer = segmenter.segment(image, &prompts, &SegmentOptions::STANDARD).map_err(case.failed(index))?;
     let mut best = vec![0f32; image.width() * image.height()];
     let mut labels = vec![none; best.len()];
-    let pixels = best.len();
-    for found in answer.masks.iter().filter(|m| m.mask.data.len() == pixels) {
+    for found in &answer.masks {
+        check_size(&case.id(index), image, &found.mask)?;
         let Some(&class) = classes.get(found.prompt) else { continue };
         for ((slot, best), _) in labels.iter_mut().zip(&mut best).zip(&found.mask.data).filter(|(_, inside)| **inside) {
             if found.score > *best {

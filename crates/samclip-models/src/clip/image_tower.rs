@@ -62,6 +62,17 @@ impl ImageTower {
         Ok(self.project(class).squeeze_dim(1)) //                                     [B, E]
     }
 
+    /// Patches after the last block, before `ln_post`. `pixels` [B, 3, H, W], normalised -> [B, h, w, D].
+    ///
+    /// # Errors
+    /// When a side is not a multiple of the patch size.
+    pub fn tokens(&self, pixels: Tensor<4>, mode: Interpolation) -> Result<Tensor<4>, ModelError> {
+        let (tokens, [h, w]) = self.embed(pixels, mode)?;
+        let tokens = self.transformer.forward(self.ln_pre.forward(tokens), false); // [B, 1+N, D]
+        let [batch, _, dim] = tokens.dims();
+        Ok(tokens.narrow(1, 1, h * w).reshape([batch, h, w, dim]))
+    }
+
     /// Patches and class token with their positions, before `ln_pre`, and the grid (h, w).
     /// `pixels` [B, 3, H, W] -> [B, 1 + h·w, D].
     ///

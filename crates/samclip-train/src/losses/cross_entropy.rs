@@ -14,7 +14,17 @@ const IGNORE: u8 = 255;
 /// 255. Returns the value, the gradient `[n, classes]` of the mean, and the number
 /// of rows that counted. Labels at or above `classes` are ignored as well.
 pub fn cross_entropy(logits: &[f32], classes: usize, labels: &[u8]) -> (f32, Vec<f32>, usize) {
-    let counted = labels.iter().filter(|&&l| l != IGNORE && usize::from(l) < classes).count();
+    cross_entropy_of(logits, classes, |i| Some(usize::from(labels[i])).filter(|_| labels[i] != IGNORE))
+}
+
+/// [`cross_entropy`] with the label of each row from `label`; none takes no part.
+pub fn cross_entropy_of(
+    logits: &[f32],
+    classes: usize,
+    label: impl Fn(usize) -> Option<usize> + Sync,
+) -> (f32, Vec<f32>, usize) {
+    let label = |i: usize| label(i).filter(|&l| l < classes);
+    let counted = (0..logits.len() / classes).filter(|&i| label(i).is_some()).count();
     let mut grad = vec![0.0; logits.len()];
     if counted == 0 {
         return (0.0, grad, 0);
@@ -24,15 +34,13 @@ pub fn cross_entropy(logits: &[f32], classes: usize, labels: &[u8]) -> (f32, Vec
     let losses: Vec<f32> = grad
         .par_chunks_mut(classes)
         .zip(logits.par_chunks(classes))
-        .zip(labels.par_iter())
-        .map(|((grad, row), &label)| {
-            if label == IGNORE || usize::from(label) >= classes {
-                return 0.0;
-            }
+        .enumerate()
+        .map(|(i, (grad, row))| {
+            let Some(label) = label(i) else { return 0.0 };
             let log_sum = softmax(row, grad);
-            grad[usize::from(label)] -= 1.0;
+            grad[label] -= 1.0;
             grad.iter_mut().for_each(|g| *g *= scale);
-            log_sum - row[usize::from(label)]
+            log_sum - row[label]
         })
         .collect();
     let sum: f64 = losses.iter().map(|&l| f64::from(l)).sum();

@@ -15,7 +15,7 @@ mod mask;
 pub use binary::{BinaryLoss, BinaryWeights, binary, hard_iou};
 pub use cosine::{centred_cosine, cosine, smooth_l1};
 pub use cross_entropy::{
-    cross_entropy, resize_bilinear, resize_bilinear_backward, sigmoid_cross_entropy, soft_cross_entropy,
+    cross_entropy, cross_entropy_of, resize_bilinear, resize_bilinear_backward, sigmoid_cross_entropy, soft_cross_entropy,
 };
 pub use mask::{MaskLoss, MaskWeights, dice, focal, mask_iou, mask_loss};
 

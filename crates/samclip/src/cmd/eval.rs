@@ -17,6 +17,7 @@ use samclip_predict::sam_plus_clip::SamPlusClip;
 use samclip_predict::{EverythingOptions, Model, PromptSegmenter};
 
 use super::common::{ModelArgs, bar, out};
+use super::eval_probe::{Places, heads};
 
 /// Arguments of `samclip eval`.
 #[derive(Debug, clap::Args)]
@@ -66,7 +67,7 @@ struct RunArgs {
     /// Give the truth as the answer: every protocol must say 1
     #[arg(long, conflicts_with = "constant")]
     oracle: bool,
-    /// Give the first class, the whole photo, one vector, no detection
+    /// Give the first class, the whole photo (of every category, for objects), one vector
     #[arg(long)]
     constant: bool,
     /// Classify at this side instead of the model's, and measure nothing else; floors are not checked then
@@ -137,11 +138,11 @@ fn run_protocols(args: &RunArgs) -> Result<ExitCode> {
     match offline(args, &jobs)? {
         Some((answers, name)) => {
             let content = args.predictions.as_deref().map_or(Ok("-".to_owned()), content_hash)?;
-            let mut runs = open_runs(args, jobs, &|_| header_of(&name, &content, kind(&answers), false))?;
+            let mut runs = open_runs(args, jobs, &|_| header_of(&name, &content, kind(&answers), true))?;
             let line = bar(true, 0, PROGRESS);
             ask_offline(&mut runs, &answers, args.shard.unwrap_or((0, 1)), &mut |done, all| advance(&line, done, all))?;
             line.finish_and_clear();
-            finish(args, runs, Answers::Offline(&answers), &Cost::default())
+            finish(args, runs, Answers::Offline(&answers), &|_| Cost::default())
         }
         None => with_model(args, jobs),
     }
@@ -237,18 +238,28 @@ fn with_model(args: &RunArgs, jobs: Vec<Job>) -> Result<ExitCode> {
         true => Some(SamPlusClip::new(model, model, EverythingOptions::STANDARD)?),
         false => None,
     };
-    let roles = roles(args, model, baseline.as_ref());
+    let answers = answers_of(args, &spec, model.precision, side)?;
+    let data = args.data.as_deref().context("expected --data DIR")?;
+    let places = Places { data, out: args.out.as_deref(), answers: &answers, shard: args.shard.unwrap_or((0, 1)) };
+    let heads = heads(&jobs, model, &places)?;
+    let mut roles = roles(args, model, baseline.as_ref());
+    roles.probes = heads.iter().map(|(name, head)| (name.clone(), &head.probed as _)).collect();
     let suffix = match (&args.boxes, &baseline) {
         (Some(_), _) => " with a detector's boxes",
         (_, Some(_)) => ", everything then classified",
         _ => "",
     };
-    let (name, answers) = (format!("{}{suffix}", model.name), answers_of(args, &spec, model.precision, side)?);
+    let name = format!("{}{suffix}", model.name);
     let texts = roles.classifier.is_some() || args.boxes.is_some();
-    let mut runs = open_runs(args, jobs, &|_| header_of(&name, &answers, "model", texts))?;
+    let with_head = |job: &Job| match heads.get(job.protocol().name()) {
+        Some(head) => format!("{answers}+head {}", head.hash),
+        None => answers.clone(),
+    };
+    let mut runs = open_runs(args, jobs, &|job| header_of(&name, &with_head(job), "model", texts))?;
     ask(args, &mut runs, &roles, cache.as_ref().map(|dir| dir.path()))?;
     let cost = Cost { parameters: parameters(&spec), precision: Some(model.precision.to_owned()), ..Cost::default() };
-    finish(args, runs, Answers::Model(&roles), &cost)
+    let head_parameters = |protocol: &str| heads.get(protocol).map(|head| head.parameters);
+    finish(args, runs, Answers::Model(&roles), &|protocol| Cost { head_parameters: head_parameters(protocol), ..cost.clone() })
 }
 
 fn roles<'a>(args: &RunArgs, model: &'a Model, baseline: Option<&'a SamPlusClip<'a>>) -> Roles<'a> {
@@ -259,6 +270,7 @@ fn roles<'a>(args: &RunArgs, model: &'a Model, baseline: Option<&'a SamPlusClip<
         classifier: model.classifier().ok(),
         locator: model.locator().ok(),
         embedder: model.embedder().ok(),
+        ..Roles::default()
     }
 }
 
@@ -334,10 +346,17 @@ fn content_hash(path: &Path) -> Result<String> {
     Ok(hash[..16].to_owned())
 }
 
-/// Reports of whole runs; for shards what was measured.
-fn finish(args: &RunArgs, mut runs: Vec<Run>, answers: Answers<'_>, cost: &Cost) -> Result<ExitCode> {
+/// Reports of whole runs; for shards what was measured. `known` is what a protocol's cost holds besides its records.
+fn finish(args: &RunArgs, mut runs: Vec<Run>, answers: Answers<'_>, known: &dyn Fn(&str) -> Cost) -> Result<ExitCode> {
+    let cost = |run: &Run| {
+        let Cost { parameters, head_parameters, precision, .. } = known(run.job.protocol().name());
+        Cost { parameters, head_parameters, precision, ..Cost::of(&run.records) }
+    };
     if let Some((i, n)) = args.shard.filter(|shard| shard.1 > 1) {
         for run in &runs {
+            if let Some(out) = &args.out {
+                folder::write_cost(&out.join(run.job.protocol().name()), (i, n), &cost(run))?;
+            }
             out(&format!("{}: {} photos of shard {i}/{n} measured", run.job.protocol().name(), run.records.len()));
         }
         return Ok(ExitCode::SUCCESS);
@@ -348,7 +367,7 @@ fn finish(args: &RunArgs, mut runs: Vec<Run>, answers: Answers<'_>, cost: &Cost)
         if let (AnyReport::Objects(report), Some(_)) = (&mut report, args.classify_side) {
             report.floors.clear();
         }
-        let cost = Cost { parameters: cost.parameters, precision: cost.precision.clone(), ..Cost::of(&run.records) };
+        let cost = cost(run);
         if let Some(out) = &args.out {
             let dir = out.join(run.job.protocol().name());
             folder::write(&dir, &run.job, &report, &cost)?;

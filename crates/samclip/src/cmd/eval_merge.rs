@@ -53,6 +53,15 @@ fn record_files(folders: &[PathBuf]) -> Result<BTreeMap<String, Vec<PathBuf>>> {
     }
 }
 
+/// What the shards said they cost; a shard that said nothing is left out.
+fn costs(files: &[PathBuf]) -> Vec<Cost> {
+    let beside = |path: &PathBuf| {
+        let name = path.file_name()?.to_string_lossy().replacen("records-", "cost-", 1).replace(".jsonl", ".json");
+        serde_json::from_str(&std::fs::read_to_string(path.with_file_name(name)).ok()?).ok()
+    };
+    files.iter().filter_map(beside).collect()
+}
+
 /// Runs the verb.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let mut clean = true;
@@ -64,7 +73,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             bail!("{name}: the records are of {} photos, the data has {}", header.in_split, job.len());
         }
         let report = job.report(&header, &records)?;
-        let cost = Cost::of(&records);
+        let cost = Cost::merged(&records, &costs(&files));
         folder::write(&args.out.join(&name), &job, &report, &cost)?;
         clean &= report.clean();
         out(report.to_markdown().trim_end());

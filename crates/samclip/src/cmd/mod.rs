@@ -10,6 +10,7 @@ pub mod completions;
 pub mod data;
 pub mod eval;
 mod eval_merge;
+mod eval_probe;
 pub mod everything;
 pub mod label;
 pub mod locate;
