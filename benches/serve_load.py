@@ -214,11 +214,11 @@ class Tally:
             self.refused.append(ms)
 
 
-async def visitor(server, seed, until, tally, pictures, encodes=0.02, patient=True):
+async def visitor(server, seed, until, tally, pictures, encodes=0.02, patient=True, key=None):
     """Mostly clicks on an image of its own, now and then another image. Who is not patient asks again 50 to 100 ms
     after a refusal, whatever Retry-After says."""
     client, rng = Client(server), random.Random(seed)
-    key, size = None, (320, 240)
+    size = (320, 240)
     while time.perf_counter() < until:
         try:
             if key is None or rng.random() < encodes:
@@ -266,37 +266,45 @@ async def mixed(server, seconds, clients=64):
     print(f"| resident memory, third tenth / last tenth of the time, MB | {fifth[0]:.0f} / {fifth[1]:.0f} ({(fifth[1] / fifth[0] - 1) * 100:+.1f} %) |\n")
 
 
-async def crowd(binary, seconds, clients, patient):
+async def crowd(binary, seconds, clients, patient, encodes):
     """Answers per second of a server with a queue of 16; also its share of the processor time, and ours."""
     server = Server(binary, ["--queue", "16"])
     await server.ready()
-    pictures, tally = [embed_body(bmp(320, 240, seed)) for seed in range(8)], Tally()
+    pictures, tally, first = [embed_body(bmp(320, 240, seed)) for seed in range(8)], Tally(), Client(server)
+    keys = [json.loads((await first.post("/v1/embed", picture))[1])["key"] for picture in pictures]
+    first.close()
     start, theirs, ours = time.perf_counter(), server.seconds(), time.process_time()
     until = start + seconds
-    await asyncio.gather(*(visitor(server, i, until, tally, pictures, 0.0, patient) for i in range(clients)))
+    visitors = (visitor(server, i, until, tally, pictures, encodes, patient, keys[i % 8]) for i in range(clients))
+    await asyncio.gather(*visitors)
     took = time.perf_counter() - start
     shares = (server.seconds() - theirs) / took, (time.process_time() - ours) / took
     server.stop()
-    return {"answers": len(tally.prompts) / seconds, "refused": tally.refused, "shares": shares, "tally": tally}
+    return {"answers": (len(tally.prompts) + len(tally.embeds)) / seconds, "shares": shares, "tally": tally}
 
 
 async def overload(binary, seconds, rounds=3):
     """Goodput with as many clients as the queue has places, and with eight times as many, in alternating rounds."""
-    kinds = {
+    crowds = {
         "16 clients": (16, True),
         "128 clients that wait for Retry-After": (128, True),
         "128 clients that ask again after 50 to 100 ms": (128, False),
     }
-    runs = {name: [] for name in kinds}
-    for _ in range(rounds):
-        for name, (clients, patient) in kinds.items():
-            runs[name].append(await crowd(binary, seconds / rounds, clients, patient))
+    for encodes, what in ((0.0, "clicks"), (0.05, "clicks and 5 % uploads of 300 kB")):
+        runs = {name: [] for name in crowds}
+        for _ in range(rounds):
+            for name, (clients, patient) in crowds.items():
+                runs[name].append(await crowd(binary, seconds / rounds, clients, patient, encodes))
+        show_overload(what, runs, seconds, rounds)
+
+
+def show_overload(what, runs, seconds, rounds):
     peak = statistics.median(run["answers"] for run in runs["16 clients"])
-    print(f"| overload, queue of 16, {rounds} rounds of {seconds / rounds:.0f} s, medians | answers per second | of the peak | 429 per second | "
+    print(f"| queue of 16, {what}, {rounds} rounds of {seconds / rounds:.0f} s, medians | answers per second | of the peak | 429 per second | "
           "ms to a 429, median / 95th / 99th percentile | cores: server / script |\n|---|---|---|---|---|---|")
     for name, done in runs.items():
         answers = statistics.median(run["answers"] for run in done)
-        refused = [ms for run in done for ms in run["refused"]]
+        refused = [ms for run in done for ms in run["tally"].refused]
         times = " / ".join(f"{percentile(refused, share):.1f}" for share in (0.5, 0.95, 0.99)) if refused else ""
         shares = " / ".join(f"{statistics.median(run['shares'][i] for run in done):.2f}" for i in (0, 1))
         print(f"| {name} | {answers:.1f} | {answers / peak * 100:.0f} % | {len(refused) / seconds:.0f} | {times} | {shares} |")
