@@ -100,7 +100,15 @@ impl Engine for Amx {
     #[inline(always)]
     unsafe fn mul(self, m: usize, n: usize, k: usize, a: *const f32, b: *const f32, c: *mut f32, ldc: usize, start: Start) {
         // SAFETY: contract of the trait.
-        unsafe { mul(m, n, k, a.cast(), b.cast(), c, ldc, start) }
+        unsafe { mul(m, n, k, a.cast(), b.cast(), c, ldc, start, None) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_then(
+        self, m: usize, n: usize, k: usize, a: *const f32, b: *const f32, c: *mut f32, ldc: usize, start: Start, next: *const f32,
+    ) {
+        // SAFETY: contract of the trait.
+        unsafe { mul(m, n, k, a.cast(), b.cast(), c, ldc, start, Some(next.cast())) }
     }
 
     #[inline(always)]
@@ -148,13 +156,17 @@ impl Engine for Amx {
 #[repr(align(64))]
 struct Block([f32; 1024]);
 
-/// Blocks of 32 x 32 over packed panels.
+/// Blocks of 32 x 32 over packed panels. With `next`, panels of B are on their way into the second-level
+/// cache while the one before is multiplied; `next` is what follows the last one.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 #[allow(clippy::too_many_arguments)]
-unsafe fn mul(m: usize, n: usize, k: usize, a: *const u16, b: *const u16, c: *mut f32, ldc: usize, start: Start) {
+unsafe fn mul(
+    m: usize, n: usize, k: usize, a: *const u16, b: *const u16, c: *mut f32, ldc: usize, start: Start, next: Option<*const u16>,
+) {
     let kt = k.div_ceil(32);
     let mut scratch = Block([0.0; 1024]);
     for j in (0..n).step_by(32) {
+        let after = next.map(|next| if j + 32 < n { b.wrapping_add((j + 32) * kt * 32) } else { next });
         for i in (0..m).step_by(32) {
             // SAFETY: panels are padded to 32 in both directions, so four tiles
             // exist for every block; C is only touched inside m x n.
@@ -166,9 +178,11 @@ unsafe fn mul(m: usize, n: usize, k: usize, a: *const u16, b: *const u16, c: *mu
                     Start::Bias(bias) => (bias.add(j), 0),
                 };
                 if i + 32 <= m && j + 32 <= n {
-                    match from.is_null() {
-                        true => block(ap, bp, kt, cp, ldc * 4),
-                        false => block_from(ap, bp, kt, cp, ldc * 4, from, stride * 4),
+                    let after = after.map(|after| after.wrapping_add(i / 32 * (kt - 1) * AHEAD));
+                    match (from.is_null(), after) {
+                        (true, _) => block(ap, bp, kt, cp, ldc * 4),
+                        (false, None) => block_from(ap, bp, kt, cp, ldc * 4, from, stride * 4),
+                        (false, Some(after)) => block_ahead(ap, bp, kt, cp, ldc * 4, from, stride * 4, after),
                     }
                 } else {
                     match m - i <= 16 {
@@ -212,22 +226,39 @@ unsafe fn write_back(
     }
 }
 
-/// The instructions of a 32 x 32 block after its four C tiles have their start.
+/// bf16 elements that a step of [`block_ahead`] fetches: six cache lines. Blocks over the usual 192 rows
+/// together fetch the whole next panel.
+const AHEAD: usize = 192;
+
+/// The instructions of a 32 x 32 block after its four C tiles have their start: loads of a step stand between
+/// the products of the one before, `$fetch` follows them.
 macro_rules! full_block {
-    () => {
+    ($($fetch:literal),*) => {
         concat!(
-            "2:\n",
             "tileloadd tmm4, [{a} + {s}*1]\n",
             "tileloadd tmm6, [{b} + {s}*1]\n",
             "tileloadd tmm5, [{a} + {s}*1 + 1024]\n",
             "tileloadd tmm7, [{b} + {s}*1 + 1024]\n",
+            "dec {kt}\n",
+            "jz 3f\n",
+            "2:\n",
+            "add {a}, 2048\nadd {b}, 2048\n",
+            "tdpbf16ps tmm0, tmm4, tmm6\n",
+            "tdpbf16ps tmm2, tmm5, tmm6\n",
+            "tileloadd tmm6, [{b} + {s}*1]\n",
+            "tdpbf16ps tmm1, tmm4, tmm7\n",
+            "tileloadd tmm4, [{a} + {s}*1]\n",
+            "tdpbf16ps tmm3, tmm5, tmm7\n",
+            "tileloadd tmm5, [{a} + {s}*1 + 1024]\n",
+            "tileloadd tmm7, [{b} + {s}*1 + 1024]\n",
+            $($fetch,)*
+            "dec {kt}\n",
+            "jnz 2b\n",
+            "3:\n",
             "tdpbf16ps tmm0, tmm4, tmm6\n",
             "tdpbf16ps tmm2, tmm5, tmm6\n",
             "tdpbf16ps tmm1, tmm4, tmm7\n",
             "tdpbf16ps tmm3, tmm5, tmm7\n",
-            "add {a}, 2048\nadd {b}, 2048\n",
-            "dec {kt}\n",
-            "jnz 2b\n",
             "tilestored [{c} + {l}*1], tmm0\n",
             "tilestored [{c} + {l}*1 + 64], tmm1\n",
             "tilestored [{c2} + {l}*1], tmm2\n",
@@ -236,25 +267,41 @@ macro_rules! full_block {
     };
 }
 
-/// 32 x 32 of C over `kt` tiles of depth, stored with a row stride in bytes.
-#[inline(always)]
-unsafe fn block(a: *const u16, b: *const u16, kt: usize, c: *mut f32, stride: usize) {
-    // SAFETY: two panels of kt tiles follow `a` and `b`; C covers 32 x 32.
-    unsafe {
+/// Runs `$start` and then `$block` with the operands that every block has, and `$more`.
+macro_rules! run_block {
+    ($start:expr, $block:expr, ($a:ident, $b:ident, $kt:ident, $c:ident, $stride:ident), $($more:tt)*) => {
         asm!(
-            "tilezero tmm0\ntilezero tmm1\ntilezero tmm2\ntilezero tmm3",
-            full_block!(),
-            a = inout(reg) a => _,
-            b = inout(reg) b => _,
-            kt = inout(reg) kt => _,
+            $start,
+            $block,
+            a = inout(reg) $a => _,
+            b = inout(reg) $b => _,
+            kt = inout(reg) $kt => _,
             s = in(reg) 64usize,
-            c = in(reg) c,
-            c2 = in(reg) c.cast::<u8>().wrapping_add(16 * stride),
-            l = in(reg) stride,
+            c = in(reg) $c,
+            c2 = in(reg) $c.cast::<u8>().wrapping_add(16 * $stride),
+            l = in(reg) $stride,
+            $($more)*
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack),
-        );
+        )
+    };
+}
+
+/// Loads of the four C tiles.
+macro_rules! from_rows {
+    () => {
+        "tileloadd tmm0, [{f} + {fl}*1]\ntileloadd tmm1, [{f} + {fl}*1 + 64]\n\
+         tileloadd tmm2, [{f2} + {fl}*1]\ntileloadd tmm3, [{f2} + {fl}*1 + 64]"
+    };
+}
+
+/// 32 x 32 of C over `kt` tiles of depth, stored with a row stride in bytes.
+#[inline(always)]
+unsafe fn block(a: *const u16, b: *const u16, kt: usize, c: *mut f32, stride: usize) {
+    // SAFETY: two panels of kt >= 1 tiles follow `a` and `b`; C covers 32 x 32.
+    unsafe {
+        run_block!("tilezero tmm0\ntilezero tmm1\ntilezero tmm2\ntilezero tmm3", full_block!(), (a, b, kt, c, stride),);
     }
 }
 
@@ -265,25 +312,33 @@ unsafe fn block_from(
 ) {
     // SAFETY: as `block`; `from` covers 32 columns of 32 rows, or of one.
     unsafe {
-        asm!(
-            "tileloadd tmm0, [{f} + {fl}*1]",
-            "tileloadd tmm1, [{f} + {fl}*1 + 64]",
-            "tileloadd tmm2, [{f2} + {fl}*1]",
-            "tileloadd tmm3, [{f2} + {fl}*1 + 64]",
-            full_block!(),
-            a = inout(reg) a => _,
-            b = inout(reg) b => _,
-            kt = inout(reg) kt => _,
-            s = in(reg) 64usize,
-            c = in(reg) c,
-            c2 = in(reg) c.cast::<u8>().wrapping_add(16 * stride),
-            l = in(reg) stride,
+        run_block!(from_rows!(), full_block!(), (a, b, kt, c, stride),
             f = in(reg) from,
             f2 = in(reg) from.cast::<u8>().wrapping_add(16 * from_stride),
             fl = in(reg) from_stride,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack),
+        );
+    }
+}
+
+/// [`block_from`] that asks for [`AHEAD`] elements of `next` at each step but the first.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn block_ahead(
+    a: *const u16, b: *const u16, kt: usize, c: *mut f32, stride: usize, from: *const f32, from_stride: usize, next: *const u16,
+) {
+    // SAFETY: as `block_from`; a fetch of any address is allowed.
+    unsafe {
+        run_block!(
+            from_rows!(),
+            full_block!(
+                "prefetcht1 [{p}]\nprefetcht1 [{p} + 64]\nprefetcht1 [{p} + 128]\n",
+                "prefetcht1 [{p} + 192]\nprefetcht1 [{p} + 256]\nprefetcht1 [{p} + 320]\nadd {p}, 384\n"
+            ),
+            (a, b, kt, c, stride),
+            f = in(reg) from,
+            f2 = in(reg) from.cast::<u8>().wrapping_add(16 * from_stride),
+            fl = in(reg) from_stride,
+            p = inout(reg) next => _,
         );
     }
 }
@@ -295,15 +350,23 @@ unsafe fn half_block(a: *const u16, b: *const u16, kt: usize, c: *mut f32) {
     unsafe {
         asm!(
             "tilezero tmm0", "tilezero tmm1",
-            "2:",
             "tileloadd tmm4, [{a} + {s}*1]",
             "tileloadd tmm6, [{b} + {s}*1]",
             "tileloadd tmm7, [{b} + {s}*1 + 1024]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7",
+            "dec {kt}",
+            "jz 3f",
+            "2:",
             "add {a}, 2048", "add {b}, 2048",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tileloadd tmm6, [{b} + {s}*1]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tileloadd tmm4, [{a} + {s}*1]",
+            "tileloadd tmm7, [{b} + {s}*1 + 1024]",
             "dec {kt}",
             "jnz 2b",
+            "3:",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
             "tilestored [{c} + {l}*1], tmm0",
             "tilestored [{c} + {l}*1 + 64], tmm1",
             a = inout(reg) a => _,

@@ -9,6 +9,7 @@ use crate::amx_pack::mask;
 use crate::amx_rows::{exp2, tile_row};
 use crate::attention::{Forward, RelRow, head_view, rel_row, scale_row};
 use crate::engine::{Engine, Mat, Start};
+use crate::relative::first_columns;
 use crate::scratch::Scratch;
 use crate::simd::Simd;
 use std::arch::x86_64::*;
@@ -34,6 +35,8 @@ struct Buffers {
     scores: Scratch,
     probabilities: Scratch,
     acc: Scratch,
+    /// The queries' products with [`RelPanels`].
+    terms: Scratch,
 }
 
 impl Forward<'_> {
@@ -54,7 +57,9 @@ impl Forward<'_> {
             scores: Scratch::take(BLOCK * chunk),
             probabilities: Scratch::take(Amx::a_words(BLOCK, chunk)),
             acc: Scratch::take(BLOCK * d),
+            terms: Scratch::take(self.panels.map_or(0, |p| BLOCK * p.columns.1)),
         };
+        let mut bias = [Bias([0.0; WHOLE]), Bias([0.0; WHOLE])];
         let q = head_view(self.q, b, h);
         // SAFETY: buffers have the sizes the engine asks for; views cover the head.
         unsafe {
@@ -72,6 +77,9 @@ impl Forward<'_> {
                     scale_row(s, q.at(i0 + r, 0).ptr, scaled.ptr().add(r * d), d, sh.scale * LOG2_E);
                 }
                 e.pack_a(Mat { ptr: scaled.ptr(), rs: d, cs: 1 }, rows, d, qa.ptr());
+                if let Some(p) = self.panels {
+                    e.mul(rows, p.columns.1, d, qa.ptr(), p.words.ptr(), buffers.terms.ptr(), p.columns.1, Start::Zero);
+                }
                 let mut state = State { max: [f32::NEG_INFINITY; BLOCK], sum: [[0.0; 16]; BLOCK] };
                 if sh.causal || keys == 0 {
                     std::ptr::write_bytes(buffers.acc.ptr(), 0, rows * d);
@@ -83,8 +91,11 @@ impl Forward<'_> {
                     let n = chunk.min(keys - j);
                     let k = kt.ptr().add(j * Amx::words(d));
                     e.mul(rows, n, d, qa.ptr(), k, buffers.scores.ptr(), chunk, Start::Zero);
+                    self.bias(&buffers, (i0, 0), (j, n), &mut bias[0]);
                     for r in 0..rows {
-                        self.soften(s, &mut state, &buffers, (i0, r), (j, n, chunk));
+                        // A row ahead: vectors of a bias cross the parts in which it is stored.
+                        self.bias(&buffers, (i0, (r + 1).min(rows - 1)), (j, n), &mut bias[(r + 1) % 2]);
+                        self.soften(s, &mut state, &buffers, (i0, r), (j, n, chunk), &bias[r % 2].0);
                     }
                     let start = if j == 0 { Start::Zero } else { Start::Add };
                     let v = vb.ptr().add(j / chunk * v_words);
@@ -96,6 +107,25 @@ impl Forward<'_> {
         }
     }
 
+    /// Relative positions of the keys `j..j + n` for row `r`, in powers of two; nothing where there are none.
+    ///
+    /// # Safety
+    /// Buffers as in `run_amx`.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    unsafe fn bias(&self, buffers: &Buffers, (i0, r): (usize, usize), (j, n): (usize, usize), to: &mut Bias) {
+        // SAFETY: the terms of a row follow the column where they start.
+        unsafe {
+            if let Some(p) = self.panels {
+                let row = buffers.terms.ptr().add(r * p.columns.1).cast_const();
+                let (h, w) = first_columns(p, i0 + r);
+                bias_row((row.add(h), row.add(w), p.grid.1), 1.0, j, n, &mut to.0);
+            } else if let Some(rel) = &self.rel {
+                bias_row(rel_row(rel, self.head * self.shape.queries + i0 + r), LOG2_E, j, n, &mut to.0);
+            }
+        }
+    }
+
     /// One row of scores to its row of the second product's operand.
     ///
     /// # Safety
@@ -104,10 +134,11 @@ impl Forward<'_> {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     unsafe fn soften<S: Simd>(
         &self, s: S, state: &mut State, buffers: &Buffers, (i0, r): (usize, usize), (j, n, chunk): (usize, usize, usize),
+        bias: &[f32; WHOLE],
     ) {
         let (sh, d) = (self.shape, self.shape.head_dim);
         let padded = n.next_multiple_of(32);
-        let mut bias = Bias([0.0; WHOLE]);
+        let positions = self.panels.is_some() || self.rel.is_some();
         // SAFETY: the row has `chunk` >= padded floats; the bias covers WHOLE >= padded.
         unsafe {
             let row = buffers.scores.ptr().add(r * chunk);
@@ -116,12 +147,9 @@ impl Forward<'_> {
             for t in visible..padded {
                 *row.add(t) = f32::NEG_INFINITY;
             }
-            if let Some(rel) = &self.rel {
-                bias_row(rel_row(rel, self.head * sh.queries + i0 + r), j, n, &mut bias.0);
-            }
-            let peak = match self.rel {
-                Some(_) => highest::<true>(row, padded, &bias.0),
-                None => highest::<false>(row, padded, &bias.0),
+            let peak = match positions {
+                true => highest::<true>(row, padded, bias),
+                false => highest::<false>(row, padded, bias),
             };
             let max = &mut state.max[r];
             if peak > *max + SLACK || *max == f32::NEG_INFINITY {
@@ -134,9 +162,9 @@ impl Forward<'_> {
                 *max = peak;
             }
             let to = tile_row(buffers.probabilities.ptr().cast(), padded / 32, r);
-            match self.rel {
-                Some(_) => exponentials::<true>(row, padded, &bias.0, *max, &mut state.sum[r], to),
-                None => exponentials::<false>(row, padded, &bias.0, *max, &mut state.sum[r], to),
+            match positions {
+                true => exponentials::<true>(row, padded, bias, *max, &mut state.sum[r], to),
+                false => exponentials::<false>(row, padded, bias, *max, &mut state.sum[r], to),
             }
         }
     }
@@ -164,20 +192,20 @@ impl Forward<'_> {
 #[repr(align(64))]
 struct Bias([f32; WHOLE]);
 
-/// Relative positions of keys `j..j + n`, times log2(e).
+/// Relative positions of keys `j..j + n`, times `unit`.
 ///
 /// # Safety
 /// `rel` covers the grid that holds the keys.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-unsafe fn bias_row((rh, rw, kw): RelRow, j: usize, n: usize, to: &mut [f32; WHOLE]) {
-    let unit = _mm512_set1_ps(LOG2_E);
+unsafe fn bias_row((rh, rw, kw): RelRow, unit: f32, j: usize, n: usize, to: &mut [f32; WHOLE]) {
+    let (scale, unit) = (unit, _mm512_set1_ps(unit));
     let (mut y, mut x, mut at) = (j / kw, j % kw, 0);
     while at < n {
         let len = (kw - x).min(n - at);
         // SAFETY: row y and columns x..x + len are in the grid; at + len <= n.
         unsafe {
-            let h = _mm512_set1_ps(*rh.add(y) * LOG2_E);
+            let h = _mm512_set1_ps(*rh.add(y) * scale);
             for t in (0..len).step_by(16) {
                 let live = mask((len - t).min(16));
                 let w = _mm512_maskz_loadu_ps(live, rw.add(x + t));

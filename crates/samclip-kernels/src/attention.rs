@@ -8,6 +8,7 @@
 use crate::amx::Amx;
 use crate::engine::{Engine, F32, Mat, Precision, Start};
 use crate::math::exp;
+use crate::relative::RelPanels;
 use crate::scratch::{Scratch, SharedPtr};
 use crate::simd::{Kernel, Simd, dispatch, load_upto, store_upto};
 use rayon::prelude::*;
@@ -133,6 +134,7 @@ pub fn attention_forward(
             k,
             v,
             rel,
+            panels: None,
             out: (po, out.1),
             lse: pl,
             head,
@@ -150,6 +152,8 @@ pub(crate) struct Forward<'a> {
     pub(crate) k: (&'a [f32], RowStrides),
     pub(crate) v: (&'a [f32], RowStrides),
     pub(crate) rel: Option<RelPos<'a>>,
+    /// Instead of `rel`, on AMX: the terms come from the queries.
+    pub(crate) panels: Option<&'a RelPanels>,
     pub(crate) out: (SharedPtr, RowStrides),
     pub(crate) lse: SharedPtr,
     pub(crate) head: usize,

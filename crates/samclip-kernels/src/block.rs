@@ -5,9 +5,11 @@
 //! a chunk of `x` and adding to it, everything lies in buffers that stay in the second-level
 //! cache. Windows are one task each, from gathering their tokens to adding to them. Weights
 //! are packed once ([`PackedLinear`]). Twin: the same steps as separate kernels, `tests/block.rs`.
-use crate::block_attention::{Heads, Window};
+use crate::block_attention::{Heads, Rel, Window};
 use crate::engine::{Engine, F32, Mat, Precision, Start};
+use crate::isa;
 use crate::packed::PackedLinear;
+use crate::relative::RelPanels;
 use crate::scratch::{Scratch, SharedPtr};
 use crate::self_attention::RelTables;
 use crate::simd::{Kernel, Simd, dispatch};
@@ -98,13 +100,15 @@ impl Block {
             return;
         }
         let px = SharedPtr::of(x);
+        let panels = rel.as_ref().and_then(|tables| self.panels(tables));
+        let positions = Rel { tables: rel, panels: panels.as_ref() };
         if self.window > 0 {
             let side = if rel.is_some() { (self.window, self.window) } else { (0, 0) };
             assert_eq!(rel.map_or((0, 0), |t| t.grid), side, "block: relative positions of another window");
             let across = w.div_ceil(self.window);
             let count = tokens.batch * h.div_ceil(self.window) * across;
             (0..count).into_par_iter().for_each(|index| {
-                dispatch(Window { block: self, x: px, grid: tokens.grid, rel, index });
+                dispatch(Window { block: self, x: px, grid: tokens.grid, rel: positions, index });
             });
             return self.rows(n, |row, rows| dispatch(Rows { block: self, x: px, attn: None, row, rows }));
         }
@@ -116,10 +120,21 @@ impl Block {
         let per_image = h * w;
         (0..tokens.batch * self.heads).into_par_iter().for_each(|index| {
             let (image, head) = (index / self.heads, index % self.heads);
-            dispatch(Heads { block: self, qkv: pq, all: n, first: image * per_image, n: per_image, head, rel, out: pa });
+            dispatch(Heads { block: self, qkv: pq, all: n, first: image * per_image, n: per_image, head, rel: positions, out: pa });
         });
         drop(qkv);
         self.rows(n, |row, rows| dispatch(Rows { block: self, x: px, attn: Some(pa), row, rows }));
+    }
+
+    /// The relative positions packed for AMX, where it multiplies.
+    fn panels(&self, tables: &RelTables) -> Option<RelPanels> {
+        #[cfg(target_arch = "x86_64")]
+        if isa::current() == isa::Isa::Amx && self.precision == Precision::Bf16 {
+            let head_dim = (self.dim() / self.heads) as f32;
+            return RelPanels::of(tables, head_dim.sqrt().recip());
+        }
+        let _ = tables;
+        None
     }
 
     /// Heads whose columns of q, k and v lie together: as few as make whole panels.
@@ -210,10 +225,13 @@ impl Block {
                 }
                 return;
             }
-            for (g, part) in (0..self.heads / group).flat_map(|g| (0..3).map(move |part| (g, part))) {
-                let first = part * d + g * width;
+            let column = |i: usize| i % 3 * d + i / 3 * width;
+            let count = 3 * self.heads / group;
+            for i in 0..count {
+                let first = column(i);
                 let bias = Start::Bias(self.qkv.bias().as_ptr().add(first));
-                self.qkv.mul(e, a, rows, first..first + width, to(g, part, width), width, bias);
+                let next = self.qkv.panel::<E>(0, column((i + 1) % count));
+                self.qkv.mul(e, a, rows, first..first + width, to(i / 3, i % 3, width), width, bias, next);
             }
         }
     }
@@ -247,7 +265,7 @@ impl Rows<'_> {
             if let Some(attn) = self.attn {
                 let src = Mat { ptr: attn.get().add(row * d), rs: d, cs: 1 };
                 block.proj.pack_input(e, src, rows, a.ptr());
-                block.proj.mul(e, a.ptr(), rows, 0..d, x, d, Start::Add);
+                block.proj.mul(e, a.ptr(), rows, 0..d, x, d, Start::Add, block.fc1.panel::<E>(0, 0));
             }
             if self.attn.is_some() {
                 (0..rows).for_each(|r| add_row(s, x.add(r * d), block.proj.bias()));
@@ -257,9 +275,11 @@ impl Rows<'_> {
             for (i, first, depth) in block.fc2.blocks() {
                 let bias = Start::Bias(block.fc1.bias().as_ptr().add(first));
                 let columns = first..(first + depth).min(hidden);
-                block.fc1.mul(e, a.ptr(), rows, columns, y.ptr(), depth, bias);
+                let (fc2, end) = (block.fc2.panel::<E>(i, 0), first + depth);
+                let fc1 = if end < hidden { block.fc1.panel::<E>(0, end) } else { fc2 };
+                block.fc1.mul(e, a.ptr(), rows, columns, y.ptr(), depth, bias, fc2);
                 e.pack_activation(s, block.activation, y.ptr(), rows, depth, a2.ptr());
-                e.mul(rows, d, depth, a2.ptr(), block.fc2.panel::<E>(i, 0), x, d, Start::Add);
+                e.mul_then(rows, d, depth, a2.ptr(), fc2, x, d, Start::Add, fc1);
             }
             e.end();
         }

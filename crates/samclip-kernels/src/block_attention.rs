@@ -5,12 +5,20 @@
 use crate::attention::{AttentionShape, Forward, RelPos, RowStrides};
 use crate::block::{Block, add_row, on_engine};
 use crate::engine::{Engine, F32, Mat, Precision};
+use crate::relative::RelPanels;
 use crate::scratch::{Scratch, SharedPtr};
 use crate::self_attention::{RelTables, Terms};
 use crate::simd::{Kernel, Simd};
 
 #[cfg(target_arch = "x86_64")]
 use crate::amx::Amx;
+
+/// Relative positions: tables, and their packed form where there is one.
+#[derive(Clone, Copy)]
+pub(crate) struct Rel<'a> {
+    pub tables: Option<RelTables<'a>>,
+    pub panels: Option<&'a RelPanels>,
+}
 
 /// One head of one image: `out` is `[all, D]`.
 pub(crate) struct Heads<'a> {
@@ -22,7 +30,7 @@ pub(crate) struct Heads<'a> {
     pub first: usize,
     pub n: usize,
     pub head: usize,
-    pub rel: Option<RelTables<'a>>,
+    pub rel: Rel<'a>,
     pub out: SharedPtr,
 }
 on_engine!(Heads);
@@ -54,22 +62,23 @@ impl Block {
     /// The pointers cover n rows; no other task writes `out`'s rows.
     #[inline(always)]
     unsafe fn one_head<S: Simd, E: Engine>(
-        &self, s: S, e: E, n: usize, (qkv, row): ([*const f32; 3], usize), rel: Option<RelTables>, (out, out_row): (*mut f32, usize),
+        &self, s: S, e: E, n: usize, (qkv, row): ([*const f32; 3], usize), rel: Rel, (out, out_row): (*mut f32, usize),
     ) {
         let head_dim = self.dim() / self.heads;
         let scale = (head_dim as f32).sqrt().recip();
         let shape = AttentionShape { batch: 1, heads: 1, queries: n, keys: n, head_dim, scale, causal: self.causal };
         let strides = |row| RowStrides { batch: 0, head: 0, row };
-        let (h, w) = rel.map_or((0, 0), |t| t.grid);
+        let tables = rel.tables.filter(|_| rel.panels.is_none());
+        let (h, w) = tables.map_or((0, 0), |t| t.grid);
         let (rel_h, rel_w, lse) = (Scratch::take(n * h), Scratch::take(n * w), Scratch::take(n));
         // SAFETY: contract above; the relative terms are written before they are read.
         unsafe {
             let [q, k, v] = qkv.map(|p| (std::slice::from_raw_parts(p, (n - 1) * row + head_dim), strides(row)));
-            if let Some(tables) = rel {
+            if let Some(tables) = tables {
                 let (h, w) = (SharedPtr::new(rel_h.ptr()), SharedPtr::new(rel_w.ptr()));
                 Terms { shape: &shape, st: q.1, qkv: q.0, tables, h, w, head: 0 }.on(F32(s));
             }
-            let rel = rel.map(|t| RelPos {
+            let terms = tables.map(|t| RelPos {
                 h: std::slice::from_raw_parts(rel_h.ptr(), n * h),
                 w: std::slice::from_raw_parts(rel_w.ptr(), n * w),
                 grid: t.grid,
@@ -80,7 +89,8 @@ impl Block {
                 q,
                 k,
                 v,
-                rel,
+                rel: terms,
+                panels: rel.panels,
                 out: (SharedPtr::new(out), strides(out_row)),
                 lse: SharedPtr::new(lse.ptr()),
                 head: 0,
@@ -95,7 +105,7 @@ pub(crate) struct Window<'a> {
     pub block: &'a Block,
     pub x: SharedPtr,
     pub grid: (usize, usize),
-    pub rel: Option<RelTables<'a>>,
+    pub rel: Rel<'a>,
     pub index: usize,
 }
 on_engine!(Window);

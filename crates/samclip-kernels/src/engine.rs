@@ -82,6 +82,16 @@ pub(crate) trait Engine: Copy + Send + Sync {
     #[allow(clippy::too_many_arguments)]
     unsafe fn mul(self, m: usize, n: usize, k: usize, a: *const f32, b: *const f32, c: *mut f32, ldc: usize, start: Start);
 
+    /// [`Engine::mul`], after which panels at `next` are read: an engine may have them fetched meanwhile.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn mul_then(
+        self, m: usize, n: usize, k: usize, a: *const f32, b: *const f32, c: *mut f32, ldc: usize, start: Start, _next: *const f32,
+    ) {
+        // SAFETY: contract of the trait.
+        unsafe { self.mul(m, n, k, a, b, c, ldc, start) }
+    }
+
     /// Attention of one head.
     #[inline(always)]
     unsafe fn attend<S: Simd>(self, s: S, head: Forward) {

@@ -33,6 +33,9 @@ pub enum Init<'a> {
 /// Rows and columns of C one task computes (a multiple of every MR and NR).
 const TASK_ROWS: usize = 192;
 const TASK_COLS: usize = 256;
+/// Depth that is packed at once: whole blocks of the engine's KC, at least one. A task adds them up
+/// while its part of C lies in the second-level cache.
+const DEEP: usize = 1024;
 /// Rows or columns one packing task handles.
 const PACK: usize = 192;
 /// Multiply-adds below which one thread does everything.
@@ -128,13 +131,31 @@ enum Work {
     Mul { row: usize, rows: usize, col: usize, cols: usize },
 }
 
+/// Depth blocks that are packed together.
+#[derive(Clone, Copy)]
+struct Depths {
+    /// First depth.
+    k0: usize,
+    /// Depths in all.
+    deep: usize,
+    /// Depths of a block; the last one may have fewer.
+    kc: usize,
+    /// Rows of A and columns of B, padded to whole panels.
+    padded: [usize; 2],
+}
+
+impl Depths {
+    /// First depth and number of depths of each block.
+    fn blocks(self) -> impl Iterator<Item = (usize, usize)> {
+        (0..self.deep).step_by(self.kc).map(move |at| (at, self.kc.min(self.deep - at)))
+    }
+}
+
 /// One task on one thread.
 struct Step<'a> {
     precision: Precision,
     args: Args,
-    /// Depth block.
-    k0: usize,
-    kc: usize,
+    depths: Depths,
     pa: *mut f32,
     pb: *mut f32,
     c: *mut f32,
@@ -163,26 +184,38 @@ impl Step<'_> {
     /// start at multiples of MR / NR, and no other running task writes them.
     #[inline(always)]
     unsafe fn run_on<E: Engine>(self, e: E) {
-        let (words, n) = (E::words(self.kc), self.args.dims[1]);
-        // SAFETY: offsets follow the packed layout: `words` per row or column.
+        let (Depths { k0, padded, .. }, n) = (self.depths, self.args.dims[1]);
+        // Blocks lie one after another: those before `at` have `at` depths, in whole words.
+        let panel = |p: *mut f32, side: usize, first: usize, (at, kc): (usize, usize)| {
+            // SAFETY: `words` per row or column, as `drive` took the buffers.
+            unsafe { p.add(padded[side] * E::words(at) + first * E::words(kc)) }
+        };
+        // SAFETY: offsets follow the packed layout.
         unsafe {
             match self.work {
                 Work::PackA { row, rows } => {
-                    e.pack_a(self.args.a.get().at(row, self.k0), rows, self.kc, self.pa.add(row * words));
+                    for (at, kc) in self.depths.blocks() {
+                        e.pack_a(self.args.a.get().at(row, k0 + at), rows, kc, panel(self.pa, 0, row, (at, kc)));
+                    }
                 }
                 Work::PackB { col, cols } => {
-                    e.pack_b(self.args.b.get().at(self.k0, col), self.kc, cols, self.pb.add(col * words));
+                    for (at, kc) in self.depths.blocks() {
+                        e.pack_b(self.args.b.get().at(k0 + at, col), kc, cols, panel(self.pb, 1, col, (at, kc)));
+                    }
                 }
                 Work::Mul { row, rows, col, cols } => {
                     let c = self.c.add(row * n + col);
-                    let start = match self.init {
-                        _ if self.k0 > 0 => Start::Add,
-                        Init::Zero => Start::Zero,
-                        Init::Keep => Start::Add,
-                        Init::Bias(bias) => Start::Bias(bias.as_ptr().add(col)),
-                    };
                     e.begin();
-                    e.mul(rows, cols, self.kc, self.pa.add(row * words), self.pb.add(col * words), c, n, start);
+                    for (at, kc) in self.depths.blocks() {
+                        let start = match self.init {
+                            _ if k0 + at > 0 => Start::Add,
+                            Init::Zero => Start::Zero,
+                            Init::Keep => Start::Add,
+                            Init::Bias(bias) => Start::Bias(bias.as_ptr().add(col)),
+                        };
+                        let (a, b) = (panel(self.pa, 0, row, (at, kc)), panel(self.pb, 1, col, (at, kc)));
+                        e.mul(rows, cols, kc, a, b, c, n, start);
+                    }
                     e.end();
                 }
             }
@@ -196,8 +229,9 @@ fn drive(precision: Precision, args: Args, c: &mut [f32], init: Init) {
     let blocks = k.div_ceil(kc_max);
     // Even depth blocks, a multiple of 32 so that tiles stay whole.
     let kc = k.div_ceil(blocks).next_multiple_of(32);
-    let a_buffer = Scratch::take(m.next_multiple_of(pad) * words(kc));
-    let b_buffer = Scratch::take(n.next_multiple_of(pad) * words(kc));
+    let deep = kc * (DEEP / kc).max(1);
+    let padded = [m.next_multiple_of(pad), n.next_multiple_of(pad)];
+    let [a_buffer, b_buffer] = padded.map(|side| Scratch::take(side * words(deep.min(k.next_multiple_of(32)))));
     // Tasks write disjoint panels and disjoint cells of C.
     let (pa, pb, c) = (SharedPtr::new(a_buffer.ptr()), SharedPtr::new(b_buffer.ptr()), SharedPtr::of(c));
     let grid_cols = n.div_ceil(TASK_COLS);
@@ -205,10 +239,10 @@ fn drive(precision: Precision, args: Args, c: &mut [f32], init: Init) {
     let tasks = packs_a + n.div_ceil(PACK);
     let cells = m.div_ceil(TASK_ROWS) * grid_cols;
     let small = m * n * k <= SMALL;
-    for k0 in (0..k).step_by(kc) {
-        let kc = kc.min(k - k0);
+    for k0 in (0..k).step_by(deep) {
+        let depths = Depths { k0, deep: deep.min(k - k0), kc, padded };
         let step = |work| {
-            dispatch(Step { precision, args, k0, kc, pa: pa.get(), pb: pb.get(), c: c.get(), init, work });
+            dispatch(Step { precision, args, depths, pa: pa.get(), pb: pb.get(), c: c.get(), init, work });
         };
         let pack = |t: usize| {
             if t < packs_a {

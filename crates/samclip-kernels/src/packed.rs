@@ -1,6 +1,7 @@
 //! Linear maps whose weight is packed once, in the order in which the products read it.
 use crate::engine::{Engine, F32, Mat, Precision, Start};
 use crate::isa::{self, Isa};
+use crate::memory::advise;
 use crate::norm::norm_row;
 use crate::block::Norm;
 use crate::simd::{Kernel, Simd, dispatch};
@@ -33,6 +34,7 @@ impl Aligned {
         if ptr.is_null() {
             handle_alloc_error(layout);
         }
+        advise(ptr.cast(), layout.size());
         Self { ptr, words }
     }
 
@@ -150,7 +152,8 @@ impl PackedLinear {
     }
 
     /// Columns `range` of the product, into C with row stride `ldc`; `range` starts at a
-    /// multiple of NR. `start` is for the first depth block and belongs to column `range.start`.
+    /// multiple of NR. `start` is for the first depth block and belongs to column `range.start`; `next` is
+    /// the panel that is read after these.
     ///
     /// # Safety
     /// `a` was written by [`Self::pack_input`] with `rows`; `begin` has run on this thread; C
@@ -158,7 +161,7 @@ impl PackedLinear {
     #[inline(always)]
     #[allow(clippy::too_many_arguments)]
     pub(crate) unsafe fn mul<E: Engine>(
-        &self, e: E, a: *const f32, rows: usize, range: Range<usize>, c: *mut f32, ldc: usize, start: Start,
+        &self, e: E, a: *const f32, rows: usize, range: Range<usize>, c: *mut f32, ldc: usize, start: Start, next: *const f32,
     ) {
         let mut column = range.start;
         while column < range.end {
@@ -174,7 +177,12 @@ impl PackedLinear {
                         other => other,
                     };
                     let b = self.panel::<E>(block, column);
-                    e.mul(rows, columns, depth, a.add(at), b, c.add(offset), ldc, start);
+                    let next = match (block + 1 < self.k.div_ceil(self.kc), column + columns < range.end) {
+                        (true, _) => self.panel::<E>(block + 1, column),
+                        (false, true) => self.panel::<E>(0, column + columns),
+                        (false, false) => next,
+                    };
+                    e.mul_then(rows, columns, depth, a.add(at), b, c.add(offset), ldc, start, next);
                 }
                 at += E::a_words(rows, depth);
             }
@@ -189,7 +197,7 @@ impl PackedLinear {
     #[inline(always)]
     pub(crate) unsafe fn forward<E: Engine>(&self, e: E, a: *const f32, rows: usize, c: *mut f32, ldc: usize) {
         // SAFETY: contract above.
-        unsafe { self.mul(e, a, rows, 0..self.n, c, ldc, Start::Bias(self.bias.as_ptr())) }
+        unsafe { self.mul(e, a, rows, 0..self.n, c, ldc, Start::Bias(self.bias.as_ptr()), self.panel::<E>(0, 0)) }
     }
 }
 

@@ -10,6 +10,9 @@ use clap::Parser;
 mod cli;
 mod cmd;
 
+#[global_allocator]
+static MEMORY: samclip_kernels::HugePages = samclip_kernels::HugePages;
+
 fn main() -> ExitCode {
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,

@@ -6,13 +6,23 @@ use crate::{
     layer_norm, quick_gelu, self_attention,
 };
 
+/// Relative positions of a case.
+#[derive(Clone, Copy, PartialEq)]
+enum Rel {
+    None,
+    /// Of the distance alone, as SAM's.
+    Distance,
+    /// A vector for every pair.
+    Pairs,
+}
+
 struct Case {
     tokens: TokenGrid,
     dim: usize,
     hidden: usize,
     heads: usize,
     window: usize,
-    rel: bool,
+    rel: Rel,
     causal: bool,
     activation: Activation,
 }
@@ -25,17 +35,19 @@ struct Weights {
 
 fn case(batch: usize, grid: (usize, usize), dim: usize, heads: usize, window: usize) -> Case {
     let tokens = TokenGrid { batch, grid };
-    Case { tokens, dim, hidden: 4 * dim, heads, window, rel: true, causal: false, activation: Activation::Gelu }
+    Case { tokens, dim, hidden: 4 * dim, heads, window, rel: Rel::Distance, causal: false, activation: Activation::Gelu }
 }
 
 fn cases() -> Vec<Case> {
-    let clip = Case { rel: false, activation: Activation::QuickGelu, ..case(3, (1, 50), 64, 1, 0) };
-    let text = Case { rel: false, causal: true, ..case(2, (1, 77), 96, 3, 0) };
+    let clip = Case { rel: Rel::None, activation: Activation::QuickGelu, ..case(3, (1, 50), 64, 1, 0) };
+    let text = Case { rel: Rel::None, causal: true, ..case(2, (1, 77), 96, 3, 0) };
     vec![
         case(1, (16, 16), 224, 7, 8),
         case(2, (9, 11), 96, 3, 4),
         case(1, (1, 1), 32, 1, 14),
         case(1, (20, 13), 448, 7, 0),
+        Case { rel: Rel::Pairs, ..case(1, (20, 13), 96, 3, 0) },
+        Case { rel: Rel::Pairs, ..case(1, (9, 11), 96, 3, 4) },
         case(1, (3, 2), 40, 5, 0),
         // Two of four heads make a whole panel.
         case(1, (10, 10), 64, 4, 4),
@@ -55,8 +67,18 @@ fn weights(c: &Case) -> Weights {
     Weights {
         linear: [linear(3 * d, d, 1), linear(d, d, 3), linear(h, d, 5), linear(d, h, 7)],
         norms: [norm(11), norm(13)],
-        rel: c.rel.then(|| (data(side.0 * side.0 * head, 21), data(side.1 * side.1 * head, 22), side)),
+        rel: (c.rel != Rel::None).then(|| (vectors(c.rel, side.0, head, 21), vectors(c.rel, side.1, head, 22), side)),
     }
+}
+
+/// `[side, side, head]`
+fn vectors(rel: Rel, side: usize, head: usize, seed: u64) -> Vec<f32> {
+    if rel == Rel::Pairs {
+        return data(side * side * head, seed);
+    }
+    let all = data((2 * side - 1) * head, seed);
+    let pairs = (0..side).flat_map(|query| (0..side).map(move |key| query + side - 1 - key));
+    pairs.flat_map(|at| all[at * head..][..head].to_vec()).collect()
 }
 
 fn tables(w: &Weights) -> Option<RelTables<'_>> {
