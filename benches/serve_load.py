@@ -1,44 +1,53 @@
 """Latency and load of `samclip serve` on loopback: `python benches/serve_load.py --binary target/release/samclip`.
 
 Standard library only; server and clients share the machine. Prints Markdown tables. Parts: latency, mixed, overload,
-hostile (slow and aborted connections), drain. `--seconds` is the length of the mixed load.
+hostile (slow and aborted connections), drain; large (with --vit-b) and adapters (with --adapters) want files.
+`--seconds` is the length of the mixed load, and of each row of overload up to 30.
 """
 
 import argparse
 import asyncio
 import base64
+import collections
 import json
+import os
 import random
 import re
 import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 
 class Server:
-    """A server process; its log goes to a file."""
+    """A server process; its log goes to a file that nobody reads meanwhile."""
 
     def __init__(self, binary, extra):
-        self.log = open("/dev/null" if not LOG else LOG, "a")
+        self.log = tempfile.NamedTemporaryFile("w+")
         self.process = subprocess.Popen(
-            [binary, "serve", "--port", "0", *extra], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+            [binary, "serve", "--port", "0", *extra], stderr=self.log, stdout=subprocess.DEVNULL
         )
-        for line in self.process.stderr:
-            found = re.search(r"serves on http://([\d.]+):(\d+)", line)
+        while True:
+            with open(self.log.name) as log:
+                found = re.search(r"serves on http://([\d.]+):(\d+)", text := log.read())
             if found:
                 self.host, self.port = found[1], int(found[2])
-                break
-        else:
-            sys.exit("the server did not start")
-        import threading
+                return
+            if self.process.poll() is not None:
+                sys.exit(f"the server did not start: {text}")
+            time.sleep(0.02)
 
-        threading.Thread(target=lambda: [self.log.write(line) for line in self.process.stderr], daemon=True).start()
-
-    def rss(self):
+    def memory(self, field="VmRSS"):
+        """Resident memory in MB; VmHWM: the most so far."""
         with open(f"/proc/{self.process.pid}/status") as status:
-            return int(re.search(r"VmRSS:\s+(\d+)", status.read())[1]) / 1024
+            return int(re.search(rf"{field}:\s+(\d+)", status.read())[1]) / 1024
+
+    def seconds(self):
+        """Processor time so far."""
+        with open(f"/proc/{self.process.pid}/stat") as stat:
+            return sum(map(int, stat.read().rsplit(") ", 1)[1].split()[11:13])) / os.sysconf("SC_CLK_TCK")
 
     async def ready(self):
         for _ in range(1200):
@@ -55,14 +64,12 @@ class Server:
         return self.process.wait(timeout=60)
 
 
-LOG = None
-
-
 class Client:
     """One connection that is kept."""
 
     def __init__(self, server):
         self.server, self.reader, self.writer = server, None, None
+        self.retry_after = 1
 
     async def connect(self):
         self.reader, self.writer = await asyncio.open_connection(self.server.host, self.server.port, limit=1 << 26)
@@ -77,6 +84,8 @@ class Client:
         status = int(head.split(b" ", 2)[1])
         length = int(re.search(rb"content-length: (\d+)", head, re.I)[1])
         data = await self.reader.readexactly(length)
+        if status in (429, 503):
+            self.retry_after = int((re.search(rb"retry-after: (\d+)", head, re.I) or [0, b"1"])[1])
         if re.search(rb"connection: close", head, re.I):
             self.close()
         return status, data
@@ -154,6 +163,45 @@ async def latency(server, photo):
     print(f"| click to mask in the client, 95th percentile | {percentile(clicks, 0.95):.1f} |\n")
 
 
+async def large(binary, photo, weights):
+    """SAM ViT-B: one encode, then clicks."""
+    server = Server(binary, ["--model", "sam_vit_b", "--weights", weights])
+    await server.ready()
+    client, rng, loaded = Client(server), random.Random(1), server.memory()
+    status, answer, encode = await timed(client.post("/v1/embed", embed_body(photo)))
+    assert status == 200, answer
+    answer, clicks = json.loads(answer), []
+    for _ in range(100):
+        status, data, ms = await timed(client.post("/v1/segment", click(answer["key"], (answer["width"], answer["height"]), rng)))
+        assert status == 200, data
+        clicks.append(ms)
+    print(f"| sam_vit_b, photo of {answer['width']} x {answer['height']} | |\n|---|---|")
+    print(f"| photo ({len(photo) // 1024} KiB JPEG) to its embedding, ms | {encode:.0f} |")
+    print(f"| click to mask in the client, median / 95th percentile of 100, ms | {statistics.median(clicks):.1f} / {percentile(clicks, 0.95):.1f} |")
+    print(f"| resident memory when loaded / at the end / the most, MB | {loaded:.0f} / {server.memory():.0f} / {server.memory('VmHWM'):.0f} |\n")
+    server.stop()
+
+
+async def adapters(binary, photo, files):
+    """Memory of a server with none, one and all of the adapters, each asked once."""
+    print("| adapters | resident memory, MB | the most, MB | first answer of each, ms |\n|---|---|---|---|")
+    for count in sorted({0, 1, len(files)}):
+        flags = [word for file in files[:count] for word in ("--adapter", file)]
+        server = Server(binary, flags)
+        await server.ready()
+        client, times = Client(server), []
+        status, data = await client.post("/v1/embed", embed_body(photo))
+        key = json.loads(data)["key"]
+        names = json.loads((await client.get("/v1/models"))[1])["models"][0]["adapters"]
+        for name in [None, *names]:
+            status, data, ms = await timed(client.post("/v1/segment", body(key=key, adapter=name, prompts=[{"text": "cat"}])))
+            assert status == 200, data
+            times.append(f"{ms:.0f}")
+        print(f"| {count} | {server.memory():.0f} | {server.memory('VmHWM'):.0f} | {', '.join(times)} |")
+        server.stop()
+    print()
+
+
 class Tally:
     def __init__(self):
         self.prompts, self.embeds, self.statuses, self.refused = [], [], {}, []
@@ -166,10 +214,11 @@ class Tally:
             self.refused.append(ms)
 
 
-async def visitor(server, seed, until, tally, pictures, pause=0.0, encodes=0.02):
-    """Mostly clicks on an image of its own, now and then another image."""
+async def visitor(server, seed, until, tally, pictures, encodes=0.02, patient=True, key=None):
+    """Mostly clicks on an image of its own, now and then another image. Who is not patient asks again 50 to 100 ms
+    after a refusal, whatever Retry-After says."""
     client, rng = Client(server), random.Random(seed)
-    key, size = None, (320, 240)
+    size = (320, 240)
     while time.perf_counter() < until:
         try:
             if key is None or rng.random() < encodes:
@@ -182,13 +231,12 @@ async def visitor(server, seed, until, tally, pictures, pause=0.0, encodes=0.02)
                 tally.add(status, ms, "prompt")
                 key = None if status == 404 else key
             if status in (429, 503):
-                await asyncio.sleep(0.05 + rng.random() * 0.05)
+                wait = client.retry_after * rng.uniform(1, 1.25) if patient else rng.uniform(0.05, 0.1)
+                await asyncio.sleep(max(0.0, min(wait, until - time.perf_counter())))
         except (OSError, asyncio.IncompleteReadError) as error:
             tally.statuses["broken"] = tally.statuses.get("broken", 0) + 1
             client.close()
             await asyncio.sleep(0.05)
-        if pause:
-            await asyncio.sleep(rng.random() * 2 * pause)
     client.close()
 
 
@@ -200,7 +248,7 @@ async def mixed(server, seconds, clients=64):
 
     async def watch():
         while time.perf_counter() < until:
-            rss.append((time.perf_counter() - start, server.rss()))
+            rss.append((time.perf_counter() - start, server.memory()))
             await asyncio.sleep(0.5)
 
     await asyncio.gather(watch(), *(visitor(server, i, until, tally, pictures) for i in range(clients)))
@@ -218,24 +266,50 @@ async def mixed(server, seconds, clients=64):
     print(f"| resident memory, third tenth / last tenth of the time, MB | {fifth[0]:.0f} / {fifth[1]:.0f} ({(fifth[1] / fifth[0] - 1) * 100:+.1f} %) |\n")
 
 
-async def overload(binary, seconds):
-    """Goodput with as many clients as the queue has places, and with eight times as many."""
-    rows = []
-    for clients in (16, 128):
-        server = Server(binary, ["--queue", "16"])
-        await server.ready()
-        pictures = [embed_body(bmp(320, 240, seed)) for seed in range(8)]
-        tally = Tally()
-        until = time.perf_counter() + seconds
-        await asyncio.gather(*(visitor(server, i, until, tally, pictures, encodes=0.0) for i in range(clients)))
-        rows.append((clients, len(tally.prompts) / seconds, tally))
-        server.stop()
-    (_, peak, _), (_, goodput, tally) = rows
-    print("| overload, queue of 16 | |\n|---|---|")
-    print(f"| answers per second, 16 clients | {peak:.1f} |")
-    print(f"| answers per second, 128 clients | {goodput:.1f} ({goodput / peak * 100:.0f} % of the peak) |")
-    print(f"| answers by code, 128 clients | {tally.statuses} |")
-    print(f"| time to a 429, median / 95th / 99th percentile, ms | {statistics.median(tally.refused):.1f} / {percentile(tally.refused, 0.95):.1f} / {percentile(tally.refused, 0.99):.1f} |\n")
+async def crowd(binary, seconds, clients, patient, encodes):
+    """Answers per second of a server with a queue of 16; also its share of the processor time, and ours."""
+    server = Server(binary, ["--queue", "16"])
+    await server.ready()
+    pictures, tally, first = [embed_body(bmp(320, 240, seed)) for seed in range(8)], Tally(), Client(server)
+    keys = [json.loads((await first.post("/v1/embed", picture))[1])["key"] for picture in pictures]
+    first.close()
+    start, theirs, ours = time.perf_counter(), server.seconds(), time.process_time()
+    until = start + seconds
+    visitors = (visitor(server, i, until, tally, pictures, encodes, patient, keys[i % 8]) for i in range(clients))
+    await asyncio.gather(*visitors)
+    took = time.perf_counter() - start
+    shares = (server.seconds() - theirs) / took, (time.process_time() - ours) / took
+    server.stop()
+    return {"answers": (len(tally.prompts) + len(tally.embeds)) / seconds, "shares": shares, "tally": tally}
+
+
+async def overload(binary, seconds, rounds=3):
+    """Goodput with as many clients as the queue has places, and with eight times as many, in alternating rounds."""
+    crowds = {
+        "16 clients": (16, True),
+        "128 clients that wait for Retry-After": (128, True),
+        "128 clients that ask again after 50 to 100 ms": (128, False),
+    }
+    for encodes, what in ((0.0, "clicks"), (0.05, "clicks and 5 % uploads of 300 kB")):
+        runs = {name: [] for name in crowds}
+        for _ in range(rounds):
+            for name, (clients, patient) in crowds.items():
+                runs[name].append(await crowd(binary, seconds / rounds, clients, patient, encodes))
+        show_overload(what, runs, seconds, rounds)
+
+
+def show_overload(what, runs, seconds, rounds):
+    peak = statistics.median(run["answers"] for run in runs["16 clients"])
+    print(f"| queue of 16, {what}, {rounds} rounds of {seconds / rounds:.0f} s, medians | answers per second | of the peak | 429 per second | "
+          "ms to a 429, median / 95th / 99th percentile | cores: server / script |\n|---|---|---|---|---|---|")
+    for name, done in runs.items():
+        answers = statistics.median(run["answers"] for run in done)
+        refused = [ms for run in done for ms in run["tally"].refused]
+        times = " / ".join(f"{percentile(refused, share):.1f}" for share in (0.5, 0.95, 0.99)) if refused else ""
+        shares = " / ".join(f"{statistics.median(run['shares'][i] for run in done):.2f}" for i in (0, 1))
+        print(f"| {name} | {answers:.1f} | {answers / peak * 100:.0f} % | {len(refused) / seconds:.0f} | {times} | {shares} |")
+    statuses = {name: sum((collections.Counter(run["tally"].statuses) for run in done), collections.Counter()) for name, done in runs.items()}
+    print(f"\nAnswers by code: {'; '.join(f'{name} {dict(codes)}' for name, codes in statuses.items())}.\n")
 
 
 async def normal(server, count, key, size):
@@ -338,17 +412,24 @@ async def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--binary", default="target/release/samclip")
     parser.add_argument("--photo", default="examples/astronaut.jpg")
+    parser.add_argument("--vit-b", help="weights of sam_vit_b, for the part large (benches/peers/make_inputs.py)")
+    parser.add_argument("--adapters", nargs="+", help="adapter files, for the part adapters")
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--parts", default="latency,mixed,overload,hostile,drain")
     parser.add_argument("--server", default="", help="more arguments of samclip serve, separated by spaces")
     args = parser.parse_args()
     parts, extra = args.parts.split(","), args.server.split()
+    with open(args.photo, "rb") as file:
+        photo = file.read()
+    if "large" in parts:
+        await large(args.binary, photo, args.vit_b)
+    if "adapters" in parts:
+        await adapters(args.binary, photo, args.adapters)
     if {"latency", "hostile"} & set(parts):
         server = Server(args.binary, extra)
         await server.ready()
         if "latency" in parts:
-            with open(args.photo, "rb") as photo:
-                await latency(server, photo.read())
+            await latency(server, photo)
         if "hostile" in parts:
             await hostile(server)
         server.stop()

@@ -222,6 +222,10 @@ async fn a_killed_server_loses_nothing() {
     page.drag([20, 20], [60, 20]).await;
     let offline = masks(&page).await;
     assert_eq!(offline.len(), 1, "what is there can be downloaded without a server");
+    page.client.refresh().await.expect("the page is kept");
+    page.until("document.querySelector('#connection')?.dataset.phase === 'offline'").await;
+    page.until("document.querySelectorAll('.object .waiting').length === 2").await;
+    assert_eq!(masks(&page).await, offline, "a reload without a server");
 
     server.restart();
     page.settled().await;

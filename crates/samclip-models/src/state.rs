@@ -4,6 +4,9 @@
 //! reference's keys: an enum's variant adds no segment, and a field `_3` stands for index `3` of a
 //! `torch.nn.Sequential`.
 
+use std::any::Any;
+use std::collections::BTreeMap;
+
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
 use samclip_weights::{StateDict, TensorData as StoredTensor, check_strict};
@@ -43,11 +46,60 @@ pub fn state_dict<M: Module>(module: &M) -> StateDict {
 /// shapes and finite values. A scalar of the checkpoint fills a parameter of shape `[1]`, which is
 /// how a module here holds one (CLIP's `logit_scale`).
 pub fn load<M: Module>(module: M, state: &StateDict) -> Result<M, ModelError> {
+    load_sharing(module, state, &Shared::default(), |_| false)
+}
+
+/// [`load`], but parameters whose name `may_share` take the tensor that `shared` has under that name, if it has one
+/// of the same shape. That it has the checkpoint's values is for the caller to know.
+pub fn load_sharing<M: Module>(
+    module: M,
+    state: &StateDict,
+    shared: &Shared,
+    may_share: impl Fn(&str) -> bool,
+) -> Result<M, ModelError> {
     let scalar = |name: &str| state.get(name).is_some_and(|stored| stored.shape().is_empty());
     let mut expected = named_shapes(&module);
     expected.iter_mut().filter(|(name, shape)| *shape == [1] && scalar(name)).for_each(|(_, shape)| shape.clear());
     check_strict(&expected, state)?;
-    Ok(module.map(&mut Load { path: Path::default(), state }))
+    Ok(module.map(&mut Load { path: Path::default(), state, shared, may_share }))
+}
+
+/// Tensors by parameter name: those of the modules that they were taken from, not copies.
+#[derive(Default)]
+pub struct Shared(BTreeMap<String, Box<dyn Any + Send + Sync>>);
+
+impl Shared {
+    /// Adds a module's tensors, each under the names that `names` makes of its own. What is there already stays.
+    pub fn add<M: Module>(&mut self, module: &M, names: impl Fn(&str) -> Vec<String>) {
+        module.visit(&mut Share { path: Path::default(), names, shared: self });
+    }
+
+    fn get<const D: usize>(&self, name: &str, shape: [usize; D]) -> Option<Tensor<D>> {
+        let tensor = self.0.get(name)?.downcast_ref::<Tensor<D>>()?;
+        (tensor.dims() == shape).then(|| tensor.clone())
+    }
+}
+
+struct Share<'a, N> {
+    path: Path,
+    names: N,
+    shared: &'a mut Shared,
+}
+
+impl<N: Fn(&str) -> Vec<String>> ModuleVisitor for Share<'_, N> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.exit();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        for name in (self.names)(&self.path.name()) {
+            self.shared.0.entry(name).or_insert_with(|| Box::new(param.val()));
+        }
+    }
 }
 
 #[derive(Default)]
@@ -93,12 +145,14 @@ impl<T, F: FnMut(String, Vec<usize>, &dyn Fn() -> Vec<f32>) -> T> ModuleVisitor 
     }
 }
 
-struct Load<'a> {
+struct Load<'a, F> {
     path: Path,
     state: &'a StateDict,
+    shared: &'a Shared,
+    may_share: F,
 }
 
-impl ModuleMapper for Load<'_> {
+impl<F: Fn(&str) -> bool> ModuleMapper for Load<'_, F> {
     fn enter_module(&mut self, name: &str, container: &str) {
         self.path.enter(name, container);
     }
@@ -108,8 +162,12 @@ impl ModuleMapper for Load<'_> {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let stored = self.state.get(&self.path.name()).expect("checked by `check_strict`");
+        let name = self.path.name();
+        let stored = self.state.get(&name).expect("checked by `check_strict`");
         param.map(|old| {
+            if let Some(tensor) = self.shared.get(&name, old.dims()).filter(|_| (self.may_share)(&name)) {
+                return tensor;
+            }
             let data = TensorData::new(stored.to_f32(), old.dims());
             let grad = old.is_require_grad();
             Tensor::from_data(data, &old.device()).set_require_grad(grad)

@@ -8,7 +8,7 @@
 //! row order, so that the same photo has the same answer.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use samclip_image::{Filter, Image, ImageTransform, Normalization, Prepared, prepare_squash};
@@ -77,11 +77,11 @@ pub struct GuidedPredictor {
     /// The model.
     pub model: ClipGuidedSam,
     /// Names to vectors.
-    pub text: GuidedText,
+    pub text: Arc<GuidedText>,
     /// The classes that the adapter was trained on.
     pub classes: Vec<String>,
     /// The model without the adapter, for prompts without a name; a merged file has none.
-    pub base: Option<Box<Model>>,
+    pub base: Option<Arc<Model>>,
     /// The name for messages.
     pub name: String,
 }

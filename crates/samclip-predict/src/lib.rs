@@ -26,6 +26,7 @@ pub mod decode;
 pub mod embed;
 mod error;
 pub mod everything;
+mod files;
 pub mod guided;
 mod heat;
 pub mod inputs;

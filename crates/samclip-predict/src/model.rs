@@ -5,22 +5,22 @@ use std::sync::Arc;
 
 use samclip_image::Image;
 use samclip_models::init::Init;
-use samclip_models::text_table::TextTable;
 use samclip_models::variant::Variant;
 use samclip_models::{Device, state};
-use samclip_weights::StateDict;
 
-use crate::cache::{EmbeddingCache, EmbeddingStore, bytes_hash, file_hash};
+use crate::adapter::AdapterBase;
+use crate::cache::{EmbeddingCache, EmbeddingStore};
 use crate::clip::ClipPredictor;
 use crate::embed::Embedder;
 use crate::error::PredictError;
 use crate::guided::GuidedPredictor;
 use crate::precision::Precision;
-use crate::roles::{PromptSegmenter, SemanticSegmenter, TextLocator, ZeroShotClassifier};
+use crate::roles::{Background, PromptSegmenter, SemanticSegmenter, TextLocator, ZeroShotClassifier};
 use crate::sam::{SamLike, SamPredictor};
 use crate::sam_clip::SamClipPredictor;
 use crate::settings::settings;
 
+pub use crate::files::{read_table, read_weights, weights_hash};
 pub use crate::sizes::{clip_config, expected_tensors, init_sam, sam_clip_config};
 
 /// What to load and how to run it.
@@ -98,6 +98,9 @@ impl Model {
             return Err(PredictError::Device { found: spec.device.clone() });
         }
         let precision = spec.precision.apply()?;
+        if let Some(adapter) = &spec.adapter {
+            return Self::over(&AdapterBase::load(spec, store)?, adapter);
+        }
         let cache = match (store, &spec.cache) {
             (Some(store), _) => {
                 Some(EmbeddingCache::over(store.clone(), variant.name(), &weights_hash(spec)?, precision))
@@ -108,15 +111,31 @@ impl Model {
             (None, None) => None,
         };
         let device = Device::default();
-        if let Some(adapter) = &spec.adapter {
-            let guided = crate::adapter::load(spec, adapter, &device, store)?;
-            return Ok(Self { name: guided.name.clone(), precision, kind: Kind::Guided(Box::new(guided)) });
-        }
         let kind = build(variant, spec, &device, cache).map_err(|error| match &spec.weights {
             Some(path) if matches!(error, PredictError::Model(_) | PredictError::Weights(_)) => error.in_file(path),
             _ => error,
         })?;
         Ok(Self { name: variant.name().to_owned(), precision, kind })
+    }
+
+    /// An adapter over a model that is loaded already.
+    ///
+    /// # Errors
+    /// A file that is no adapter, or one of another base.
+    pub fn over(base: &AdapterBase, adapter: &Path) -> Result<Self, PredictError> {
+        let guided = base.guided(adapter)?;
+        Ok(Self { name: guided.name.clone(), precision: base.precision()?, kind: Kind::Guided(Box::new(guided)) })
+    }
+
+    /// The tensors of a SAM or SAM-CLIP, under the names that they have in a CLIP-Guided SAM. `is_clip`: they are those
+    /// of its CLIP side too.
+    pub(crate) fn share(&self, shared: &mut state::Shared, is_clip: bool) {
+        let clip = |name: &str| is_clip.then(|| format!("clip.visual.{name}"));
+        match &self.kind {
+            Kind::Sam(model) => shared.add(&model.sam, |name| vec![name.to_owned()]),
+            Kind::SamClip(model) => shared.add(&model.model, |name| [Some(name.to_owned()), clip(name)].into_iter().flatten().collect()),
+            Kind::Clip(_) | Kind::Guided(_) => {}
+        }
     }
 
     /// Encodes an image into the cache, so that the prompts that follow are answered without the encoder. Nothing
@@ -158,7 +177,7 @@ impl Model {
     pub fn vocabulary(&self) -> &[String] {
         match &self.kind {
             Kind::SamClip(model) => model.text.as_ref().map_or(&[], |table| table.names()),
-            Kind::Guided(model) => match &model.text {
+            Kind::Guided(model) => match model.text.as_ref() {
                 crate::guided::GuidedText::Table(table) => table.names(),
                 crate::guided::GuidedText::Tower(..) => &[],
             },
@@ -300,6 +319,14 @@ impl Model {
         }
     }
 
+    /// Checks the classes of a semantic map, and the words that stand for its background.
+    ///
+    /// # Errors
+    /// No class or too many, or see [`Model::check_names`].
+    pub fn check_classes(&self, classes: &[String], background: &Background) -> Result<(), PredictError> {
+        self.check_names(&crate::sam_clip::semantic_names(classes, background)?)
+    }
+
     fn unable<T>(&self, role: &'static str, able: &'static str) -> Result<T, PredictError> {
         Err(PredictError::NoRole { model: self.name.clone(), role, able })
     }
@@ -307,17 +334,6 @@ impl Model {
 
 pub(crate) const SEGMENTERS: &str = "sam_clip_nano, sam_clip_vit_b, sam_vit_b, sam_vit_l, sam_vit_h, mobile_sam";
 const NAMERS: &str = "sam_clip_nano, sam_clip_vit_b, clip_vit_b16, clip_vit_l14 and their _quickgelu forms";
-
-/// Identifies the weights: the SHA-256 of the file, or of what is built in.
-///
-/// # Errors
-/// A file that cannot be read.
-pub fn weights_hash(spec: &ModelSpec) -> Result<String, PredictError> {
-    match &spec.weights {
-        Some(path) => file_hash(path),
-        None => Ok(bytes_hash(samclip_nano::WEIGHTS)),
-    }
-}
 
 fn build(
     variant: Variant,
@@ -353,38 +369,4 @@ fn build(
             Kind::SamClip(Box::new(SamClipPredictor { model, text, settings, name, device, cache }))
         }
     })
-}
-
-/// The file with the reference code's names, or the built-in weights of sam_clip_nano.
-pub fn read_weights(variant: Variant, path: Option<&Path>) -> Result<StateDict, PredictError> {
-    let Some(path) = path else {
-        return match variant {
-            Variant::SamClipNano => Ok(StateDict::from_static_safetensors(samclip_nano::WEIGHTS)?),
-            _ => Err(PredictError::NoWeights { model: variant.name().to_owned() }),
-        };
-    };
-    let state = StateDict::open(path)?;
-    let layout = samclip_weights::require_layout(&state)?;
-    let state = samclip_weights::to_canonical(state, layout)?;
-    samclip_weights::check_variant(&state, variant.name())?;
-    Ok(state)
-}
-
-/// The text table of a SAM-CLIP: the given file, or the built-in one of sam_clip_nano.
-///
-/// # Errors
-/// A file that is no table.
-pub fn read_table(variant: Variant, spec: &ModelSpec) -> Result<Option<TextTable>, PredictError> {
-    if let Some(path) = &spec.text_table {
-        let table = StateDict::open(path).map_err(PredictError::from);
-        let table = table.and_then(|state| Ok(TextTable::from_state(&state)?));
-        return table.map(Some).map_err(|error| error.in_file(path));
-    }
-    match variant {
-        Variant::SamClipNano => {
-            let state = StateDict::from_static_safetensors(samclip_nano::NAMES)?;
-            Ok(Some(TextTable::from_state(&state)?))
-        }
-        _ => Ok(None),
-    }
 }

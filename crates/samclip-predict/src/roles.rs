@@ -61,6 +61,19 @@ pub struct SegmentOptions {
 impl SegmentOptions {
     /// One mask per prompt, both heads for texts, threshold 0.5.
     pub const STANDARD: Self = Self { multimask: false, text_threshold: 0.5, text_mode: TextMode::BothHeads };
+
+    /// Checks the threshold.
+    ///
+    /// # Errors
+    /// One out of its range.
+    pub fn validate(&self) -> Result<(), PredictError> {
+        let threshold = self.text_threshold;
+        if threshold > 0.0 && threshold < 1.0 {
+            return Ok(());
+        }
+        let (expected, found) = ("a number between 0 and 1", threshold.to_string());
+        Err(PredictError::Option { name: "--text-threshold", expected, found })
+    }
 }
 
 /// How a text becomes a mask.

@@ -65,12 +65,7 @@ impl SegmentRequest {
     pub fn validate(&self) -> Result<(), PredictError> {
         let stand_in = Mask { width: 1, height: 1, data: vec![true] };
         prompt::group(&self.texts, &self.points, &self.boxes, self.mask.as_ref().map(|_| &stand_in))?;
-        let threshold = self.options.text_threshold;
-        if threshold > 0.0 && threshold < 1.0 {
-            return Ok(());
-        }
-        let (expected, found) = ("a number between 0 and 1", threshold.to_string());
-        Err(PredictError::Option { name: "--text-threshold", expected, found })
+        self.options.validate()
     }
 }
 
@@ -237,7 +232,7 @@ pub fn label_files(
     observer: &mut dyn Observer,
 ) -> Result<Document<LabelImage>, PredictError> {
     model.labeller()?;
-    model.check_names(&crate::sam_clip::semantic_names(classes, background)?)?;
+    model.check_classes(classes, background)?;
     let mut writer = output.map(|(folder, _)| Writer::new(folder, &[])).transpose()?;
     let with_background = *background != Background::None;
     each(About::of(model), inputs, observer, |file, image| {

@@ -4,6 +4,7 @@ import * as actions from './actions.js';
 import * as api from './api.js';
 import { saveSettings, settings } from './db.js';
 import * as dialogs from './dialogs.js';
+import { byId, element } from './dom.js';
 import { emit, on } from './events.js';
 import * as input from './input.js';
 import * as keys from './keys.js';
@@ -15,7 +16,6 @@ import * as status from './status.js';
 import * as store from './store.js';
 import * as view from './view.js';
 
-const byId = (id) => document.getElementById(id);
 const dark = matchMedia('(prefers-color-scheme: dark)');
 
 function showTheme() {
@@ -49,12 +49,6 @@ function showSettings() {
   for (const tab of document.querySelectorAll('[data-panel][aria-pressed]')) {
     tab.setAttribute('aria-pressed', String(tab.dataset.panel === settings.panel));
   }
-}
-
-function element(tag, fields, ...children) {
-  const made = Object.assign(document.createElement(tag), fields);
-  made.append(...children);
-  return made;
 }
 
 /** The bar over the photo while a mode is on. */
@@ -133,4 +127,6 @@ async function main() {
   await api.start();
 }
 
+// Where the browser allows it (https, or this machine), a reload works without the server.
+navigator.serviceWorker?.register('/assets/offline.js', { scope: '/' }).catch(() => {});
 main();

@@ -1,22 +1,18 @@
 // The dialogs: download and keyboard. Native <dialog>s, so focus, Escape and the backdrop are the browser's.
 
 import { saveSettings, settings } from './db.js';
+import { byId, element } from './dom.js';
 import { emit } from './events.js';
 import { download, exported, FORMATS, pack } from './export.js';
 import { KEYS } from './keys.js';
 import { current, objects, state, waiting } from './store.js';
 
-const byId = (id) => document.getElementById(id);
-
 function fillFormats() {
   const legend = byId('formats').firstElementChild;
   byId('formats').replaceChildren(legend, ...Object.entries(FORMATS).map(([id, [title, note]]) => {
-    const label = Object.assign(document.createElement('label'), { className: 'choice' });
-    const radio = Object.assign(document.createElement('input'), { type: 'radio', name: 'format', value: id, checked: id === settings.format });
-    const words = document.createElement('span');
-    words.append(Object.assign(document.createElement('b'), { textContent: title }), Object.assign(document.createElement('small'), { textContent: note }));
-    label.append(radio, words);
-    return label;
+    const radio = element('input', { type: 'radio', name: 'format', value: id, checked: id === settings.format });
+    const words = element('span', {}, element('b', {}, title), element('small', {}, note));
+    return element('label', { className: 'choice' }, radio, words);
   }));
 }
 
@@ -72,15 +68,9 @@ async function go(event) {
 
 export function openHelp() {
   byId('key-table').replaceChildren(...KEYS.map(([title, rows]) => {
-    const section = document.createElement('section');
-    const list = document.createElement('dl');
-    for (const [keys, what] of rows) {
-      const right = document.createElement('dd');
-      right.append(...keys.split(' ').map((key) => Object.assign(document.createElement('kbd'), { textContent: key.replace('_', ' ') })));
-      list.append(Object.assign(document.createElement('dt'), { textContent: what }), right);
-    }
-    section.append(Object.assign(document.createElement('h3'), { textContent: title }), list);
-    return section;
+    const key = (name) => element('kbd', {}, name.replace('_', ' '));
+    const lines = rows.flatMap(([keys, what]) => [element('dt', {}, what), element('dd', {}, ...keys.split(' ').map(key))]);
+    return element('section', {}, element('h3', {}, title), element('dl', {}, ...lines));
   }));
   byId('shortcuts').checked = settings.shortcuts;
   byId('help-dialog').showModal();

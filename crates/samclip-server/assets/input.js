@@ -3,6 +3,7 @@
 import * as actions from './actions.js';
 import { net } from './api.js';
 import { saveSettings, settings } from './db.js';
+import { byId } from './dom.js';
 import { emit, on } from './events.js';
 import { askPreview, stopPreview } from './jobs.js';
 import * as modes from './modes.js';
@@ -10,7 +11,7 @@ import { activate, activeObject, COLOURS, current, isHidden, maskOf, objects } f
 import { contains } from './rle.js';
 import { devicePoint, pan, photoPoint, redraw, view, zoom } from './view.js';
 
-const stage = document.getElementById('stage');
+const stage = byId('stage');
 const DRAG = 5, LONG_PRESS = 550;
 
 /** The tool in hand: 'click' | 'brush' | 'erase' | 'pan'; `removing` turns plain clicks into removing ones. */

@@ -3,6 +3,7 @@
 import * as actions from './actions.js';
 import { settings } from './db.js';
 import { openDownload, openHelp } from './dialogs.js';
+import { byId } from './dom.js';
 import { emit } from './events.js';
 import * as input from './input.js';
 import * as modes from './modes.js';
@@ -162,7 +163,7 @@ function corner(photo) {
 function hold(event, down) {
   if (down) event.preventDefault();
   input.tool.space = down;
-  document.getElementById('stage').classList.toggle('panning', down);
+  byId('stage').classList.toggle('panning', down);
 }
 
 export function start() {

@@ -2,17 +2,18 @@
 
 import * as actions from './actions.js';
 import { ask } from './api.js';
+import { element } from './dom.js';
 import { emit, on } from './events.js';
 import { picture, rgb, work } from './masks.js';
 import { area, contains } from './rle.js';
 import { COLOURS, current } from './store.js';
-import { redraw, view } from './view.js';
+import { drawPicture, redraw, toPhoto, view } from './view.js';
 
 /** name: null | 'everything' | 'heat'; busy while the server works. */
 export const mode = { name: null, photo: null, busy: false, masks: [], shown: [], keep: 0.3, text: '', heat: null, hover: null };
 
 let abort = null;
-let serial = 0;
+let wanted = null, painting = null;
 
 /** Back to clicks. True when there was a mode. */
 export function leave() {
@@ -59,34 +60,46 @@ export function everything(photo) {
   });
 }
 
-/** Shows the best share (0..1) of the masks. */
+/** Shows the best share (0..1) of the masks. While one picture is painted, only the newest wish waits. */
 export async function show(share) {
   mode.keep = share;
   const best = mode.masks.slice(0, Math.max(Math.min(mode.masks.length, 1), Math.round(mode.masks.length * share)));
   mode.shown = best.sort((a, b) => b.area - a.area);
-  const id = ++serial, { photo } = mode;
+  const { photo } = mode;
   const args = {
     masks: mode.shown.map((record) => record.segmentation), size: [photo.height, photo.width], budget: 4e6,
     colours: mode.shown.map((record) => rgb(COLOURS[mode.masks.indexOf(record) % COLOURS.length])),
   };
   emit('mode');
-  const { bitmap, step } = await work('candidates', args);
-  if (id !== serial || mode.photo !== photo) return bitmap.close();
-  view.overlay = (context) => drawEverything(context, bitmap, step);
-  redraw('masks');
+  wanted = { photo, args };
+  painting ||= paintWanted().finally(() => { painting = null; });
+  await painting;
+}
+
+async function paintWanted() {
+  while (wanted) {
+    const { photo, args } = wanted;
+    wanted = null;
+    const { bitmap, step } = await work('candidates', args);
+    if (mode.photo !== photo) {
+      bitmap.close();
+      continue;
+    }
+    view.overlay = (context) => drawEverything(context, bitmap, step);
+    redraw('masks');
+  }
 }
 
 function drawEverything(context, bitmap, step) {
   context.save();
-  context.setTransform(view.scale, 0, 0, view.scale, view.left, view.top);
-  context.imageSmoothingEnabled = false;
+  toPhoto(context);
   context.globalAlpha = mode.hover ? 0.28 : 0.5;
-  context.drawImage(bitmap, 0, 0, bitmap.width * step, bitmap.height * step);
+  drawPicture(context, { bitmap, x: 0, y: 0, step });
   const colour = mode.hover && COLOURS[mode.masks.indexOf(mode.hover) % COLOURS.length];
   const image = mode.hover && picture('candidate', mode.hover.segmentation, colour, false);
   if (image) {
     context.globalAlpha = 0.75;
-    context.drawImage(image.bitmap, image.x, image.y, image.bitmap.width * image.step, image.bitmap.height * image.step);
+    drawPicture(context, image);
     context.globalAlpha = 1;
     context.lineWidth = 2 * view.ratio / view.scale;
     context.strokeStyle = '#ffffff';
@@ -151,8 +164,7 @@ export function heat(photo, text) {
 const SCALE = [[13, 8, 135], [84, 2, 163], [139, 10, 165], [185, 50, 137], [219, 92, 104], [244, 136, 73], [254, 188, 43], [240, 249, 33]];
 
 function colourMap([rows, columns], similarity, { low, high }) {
-  const map = document.createElement('canvas');
-  Object.assign(map, { width: columns, height: rows });
+  const map = element('canvas', { width: columns, height: rows });
   const context = map.getContext('2d');
   const image = context.createImageData(columns, rows);
   similarity.forEach((value, i) => {
@@ -171,7 +183,7 @@ function drawHeat(context, map, photo, [rows, columns]) {
   const covers = cell * columns >= photo.width - 1 && cell * rows >= photo.height - 1;
   const [w, h] = covers ? [cell * columns, cell * rows] : [photo.width, photo.height];
   context.save();
-  context.setTransform(view.scale, 0, 0, view.scale, view.left, view.top);
+  toPhoto(context);
   context.beginPath();
   context.rect(0, 0, photo.width, photo.height);
   context.clip();

@@ -1,11 +1,12 @@
 // The list of objects of the photo: colour, name, what the server said, visibility, delete.
 
 import * as actions from './actions.js';
+import { byId, element } from './dom.js';
 import { on } from './events.js';
 import { area } from './rle.js';
 import { activate, answer, current, isHidden, maskOf, objects, toggleHidden } from './store.js';
 
-const list = document.getElementById('object-list');
+const list = byId('object-list');
 const rows = new Map(); // object id -> elements of its row
 let shownPhoto = null;
 
@@ -17,12 +18,6 @@ export function icon(name) {
   use.setAttribute('href', `#i-${name}`);
   svg.append(use);
   return svg;
-}
-
-function element(tag, fields, ...children) {
-  const made = Object.assign(document.createElement(tag), fields);
-  made.append(...children);
-  return made;
 }
 
 const find = (id) => objects(current()).find((object) => object.id === id);
@@ -112,13 +107,13 @@ export function render() {
     if (list.children[i] !== parts.row) list.insertBefore(parts.row, list.children[i] || null);
     update(photo, object, parts, i + 1);
   });
-  document.getElementById('object-count').textContent = items.length ? String(items.length) : '';
-  document.getElementById('object-none').hidden = items.length > 0;
+  byId('object-count').textContent = items.length ? String(items.length) : '';
+  byId('object-none').hidden = items.length > 0;
   const active = photo && rows.get(photo.document.active);
   if (active && active.row !== lastActive) active.row.scrollIntoView({ block: 'nearest' });
   lastActive = active?.row;
-  document.getElementById('undo').disabled = !photo?.document.past.length;
-  document.getElementById('redo').disabled = !photo?.document.future.length;
+  byId('undo').disabled = !photo?.document.past.length;
+  byId('redo').disabled = !photo?.document.future.length;
 }
 
 let lastActive = null;
@@ -138,7 +133,7 @@ export function showAll() {
 }
 
 export function start() {
-  document.getElementById('new-object').addEventListener('click', () => current() && actions.newObject(current()));
-  document.getElementById('show-all').addEventListener('click', showAll);
+  byId('new-object').addEventListener('click', () => current() && actions.newObject(current()));
+  byId('show-all').addEventListener('click', showAll);
   on('document photos', render);
 }

@@ -1,12 +1,13 @@
 // The list of photos, adding them (drop, paste, files, folder), and the progress of work on many.
 
+import { byId, element } from './dom.js';
 import { addPhotos, current, objects, removePhotos, select, state, waiting } from './store.js';
 import { emit, on } from './events.js';
 import { exported } from './export.js';
 import { waitingCount, warmUp } from './jobs.js';
 import { thumbnail } from './photo.js';
 
-const list = document.getElementById('photo-list');
+const list = byId('photo-list');
 const rows = new Map(); // photo id -> {row, state}
 const progress = { total: 0, started: 0 };
 
@@ -54,15 +55,12 @@ async function walk(entry, folder, files) {
 }
 
 function makeRow(photo) {
-  const canvas = Object.assign(document.createElement('canvas'), { width: 96, height: 72 });
-  canvas.setAttribute('aria-hidden', 'true');
-  const name = Object.assign(document.createElement('span'), { className: 'name', textContent: photo.name, title: photo.path });
-  const note = Object.assign(document.createElement('span'), { className: 'state' });
-  const button = Object.assign(document.createElement('button'), { type: 'button', className: 'photo' });
-  button.append(canvas, name, note);
+  const canvas = element('canvas', { width: 96, height: 72, ariaHidden: 'true' });
+  const name = element('span', { className: 'name', title: photo.path }, photo.name);
+  const note = element('span', { className: 'state' });
+  const button = element('button', { type: 'button', className: 'photo' }, canvas, name, note);
   button.addEventListener('click', () => select(photo.id));
-  const row = document.createElement('li');
-  row.append(button);
+  const row = element('li', {}, button);
   return { row, button, note, canvas, drawn: false };
 }
 
@@ -102,12 +100,12 @@ function renderList() {
     button.setAttribute('aria-current', String(photo.id === state.current));
     if (photo.id === state.current && lastShown !== photo.id) row.scrollIntoView({ block: 'nearest' });
   });
-  document.getElementById('photo-count').textContent = state.photos.length ? `${state.photos.findIndex((p) => p.id === state.current) + 1} of ${state.photos.length}` : '';
-  document.getElementById('clear').disabled = !state.photos.length;
+  byId('photo-count').textContent = state.photos.length ? `${state.photos.findIndex((p) => p.id === state.current) + 1} of ${state.photos.length}` : '';
+  byId('clear').disabled = !state.photos.length;
   document.body.classList.toggle('empty', !state.photos.length);
   const photo = current();
   document.title = photo ? `${photo.name} – samclip` : 'samclip';
-  document.getElementById('stage').setAttribute('aria-label', photo ? `Photo ${photo.name}` : 'Photo');
+  byId('stage').setAttribute('aria-label', photo ? `Photo ${photo.name}` : 'Photo');
   if (photo && lastShown !== photo.id) warmUp(photo);
   lastShown = photo?.id;
 }
@@ -117,7 +115,7 @@ let lastShown = null;
 /** Progress over many photos, from what still waits. */
 function showProgress() {
   const left = waitingCount();
-  const box = document.getElementById('progress');
+  const box = byId('progress');
   if (left > 2 && !progress.total) Object.assign(progress, { total: left, started: Date.now() });
   if (progress.total) progress.total = Math.max(progress.total, left);
   box.classList.toggle('idle', !progress.total || left === 0);
@@ -128,15 +126,15 @@ function showProgress() {
   }
   if (box.classList.contains('idle')) return showSummary();
   const done = progress.total - left;
-  document.getElementById('progress-bar').value = done / progress.total;
+  byId('progress-bar').value = done / progress.total;
   const seconds = done > 2 ? Math.ceil((Date.now() - progress.started) / 1000 / done * left) : 0;
   const rest = seconds ? `, ${seconds > 90 ? `${Math.ceil(seconds / 60)} min` : `${seconds} s`} left` : '';
-  document.getElementById('progress-text').textContent = `${done} of ${progress.total}${rest}`;
+  byId('progress-text').textContent = `${done} of ${progress.total}${rest}`;
 }
 
 function showSummary() {
   const done = state.photos.filter((photo) => rows.get(photo.id)?.count).length;
-  document.getElementById('progress-text').textContent = `${done} of ${state.photos.length} with objects`;
+  byId('progress-text').textContent = `${done} of ${state.photos.length} with objects`;
 }
 
 const failures = () => state.photos.reduce((sum, photo) => {
@@ -144,8 +142,8 @@ const failures = () => state.photos.reduce((sum, photo) => {
 }, 0);
 
 function clearDialog() {
-  const dialog = document.getElementById('clear-dialog');
-  document.getElementById('clear-one').disabled = !current();
+  const dialog = byId('clear-dialog');
+  byId('clear-one').disabled = !current();
   dialog.returnValue = '';
   dialog.onclose = () => {
     if (dialog.returnValue === 'one' && current()) removePhotos([current().id]);
@@ -184,10 +182,10 @@ function listenForDrops() {
 export function start(stopBatch) {
   const pickers = [['choose', 'files'], ['choose-first', 'files'], ['choose-folder', 'folder'], ['choose-folder-first', 'folder']];
   for (const [button, input] of pickers) {
-    document.getElementById(button).addEventListener('click', () => document.getElementById(input).click());
+    byId(button).addEventListener('click', () => byId(input).click());
   }
   for (const id of ['files', 'folder']) {
-    const input = document.getElementById(id);
+    const input = byId(id);
     input.addEventListener('change', async () => {
       const files = [...input.files];
       input.value = '';
@@ -198,8 +196,8 @@ export function start(stopBatch) {
   addEventListener('paste', (event) => {
     if (event.clipboardData?.files.length) add([...event.clipboardData.files]);
   });
-  document.getElementById('clear').addEventListener('click', clearDialog);
-  document.getElementById('progress-stop').addEventListener('click', stopBatch);
+  byId('clear').addEventListener('click', clearDialog);
+  byId('progress-stop').addEventListener('click', stopBatch);
   on('photos', () => { renderList(); showProgress(); });
   on('document', (photo) => { updateRow(photo); showProgress(); });
 }

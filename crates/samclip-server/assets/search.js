@@ -4,13 +4,14 @@
 
 import * as actions from './actions.js';
 import { net } from './api.js';
+import { byId, element } from './dom.js';
 import { emit, on } from './events.js';
 import * as modes from './modes.js';
 import { current, state } from './store.js';
 
-const form = document.getElementById('search');
-const box = document.getElementById('text');
-const list = document.getElementById('words');
+const form = byId('search');
+const box = byId('text');
+const list = byId('words');
 const MOST = 8;
 let chosen = -1;
 
@@ -33,13 +34,9 @@ function refresh() {
   const words = suggestions();
   const typed = box.value.split(',').pop().trim();
   list.replaceChildren(...words.map((word, i) => {
-    const item = document.createElement('li');
-    Object.assign(item, { id: `word-${i}`, role: 'option' });
-    item.setAttribute('aria-selected', 'false');
-    const at = word.toLowerCase().indexOf(typed.toLowerCase());
-    const strong = document.createElement('b');
-    strong.textContent = word.slice(at, at + typed.length);
-    item.append(word.slice(0, at), strong, word.slice(at + typed.length));
+    const at = word.toLowerCase().indexOf(typed.toLowerCase()), end = at + typed.length;
+    const parts = [word.slice(0, at), element('b', {}, word.slice(at, end)), word.slice(end)];
+    const item = element('li', { id: `word-${i}`, role: 'option', ariaSelected: 'false' }, ...parts);
     item.dataset.word = word;
     return item;
   }));
@@ -83,7 +80,7 @@ function keydown(event) {
     accept(list.children[chosen].dataset.word);
   } else if (event.key === 'Escape') {
     event.stopPropagation();
-    if (list.hidden) document.getElementById('stage').focus();
+    if (list.hidden) byId('stage').focus();
     else open(false);
   }
 }
@@ -132,8 +129,8 @@ export function focus() {
 
 export function start() {
   form.addEventListener('submit', find);
-  document.getElementById('find-all').addEventListener('click', findAll);
-  document.getElementById('heat').addEventListener('click', heat);
+  byId('find-all').addEventListener('click', findAll);
+  byId('heat').addEventListener('click', heat);
   box.addEventListener('input', refresh);
   box.addEventListener('keydown', keydown);
   box.addEventListener('blur', () => open(false));
@@ -142,5 +139,5 @@ export function start() {
     const item = event.target.closest('li');
     if (item) accept(item.dataset.word);
   });
-  on('photos', () => { document.getElementById('find-all').disabled = box.disabled || state.photos.length < 2; });
+  on('photos', () => { byId('find-all').disabled = box.disabled || state.photos.length < 2; });
 }

@@ -2,12 +2,12 @@
 
 import { connect, isEmbedding, net, unlock } from './api.js';
 import { saveSettings, settings } from './db.js';
+import { byId } from './dom.js';
 import { emit, on } from './events.js';
 import { waitingCount } from './jobs.js';
 import { current, state } from './store.js';
 import { view } from './view.js';
 
-const byId = (id) => document.getElementById(id);
 const chip = byId('connection');
 let troubleTimer = 0, told = '';
 

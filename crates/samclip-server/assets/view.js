@@ -4,14 +4,15 @@
 // per frame: the photo when the view moves, masks when they change, marks when the pointer moves.
 
 import { settings } from './db.js';
+import { byId } from './dom.js';
 import { emit, on } from './events.js';
 import { keep, picture } from './masks.js';
 import { decodeError, levels } from './photo.js';
 import { activeObject, current, isHidden, maskOf, objects } from './store.js';
 import { drawMarks } from './marks.js';
 
-const stage = document.getElementById('stage');
-const canvases = ['photo-layer', 'mask-layer', 'mark-layer'].map((id) => document.getElementById(id));
+const stage = byId('stage');
+const canvases = ['photo-layer', 'mask-layer', 'mark-layer'].map(byId);
 const [photoContext, maskContext, markContext] = canvases.map((canvas) => canvas.getContext('2d'));
 const scratch = document.createElement('canvas').getContext('2d');
 
@@ -58,8 +59,14 @@ function clear(context) {
 }
 
 /** Coordinates of `context` become photo pixels. */
-function toPhoto(context) {
+export function toPhoto(context) {
   context.setTransform(view.scale, 0, 0, view.scale, view.left, view.top);
+}
+
+/** Draws a mask's picture (masks.js) where it is in the photo. */
+export function drawPicture(context, { bitmap, x, y, step }) {
+  context.imageSmoothingEnabled = false;
+  context.drawImage(bitmap, x, y, bitmap.width * step, bitmap.height * step);
 }
 
 function drawPhoto(photo) {
@@ -103,8 +110,7 @@ function drawObject(photo, object, active, quiet) {
   context.save();
   toPhoto(context);
   context.globalAlpha = draft ? 1 : settings.opacity / 100 * quiet;
-  context.imageSmoothingEnabled = false;
-  if (image) context.drawImage(image.bitmap, image.x, image.y, image.bitmap.width * image.step, image.bitmap.height * image.step);
+  if (image) drawPicture(context, image);
   if (draft) drawStroke(context, draft, object.colour);
   context.restore();
   if (draft) return stamp(settings.opacity / 100);
@@ -167,8 +173,7 @@ function drawPreview() {
   maskContext.save();
   toPhoto(maskContext);
   maskContext.globalAlpha = 0.22;
-  maskContext.imageSmoothingEnabled = false;
-  maskContext.drawImage(image.bitmap, image.x, image.y, image.bitmap.width * image.step, image.bitmap.height * image.step);
+  drawPicture(maskContext, image);
   maskContext.restore();
   const dash = 4 * view.ratio / view.scale;
   maskContext.setLineDash([dash, dash]);

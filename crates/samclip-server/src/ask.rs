@@ -15,7 +15,7 @@ use samclip_predict::{Model, PredictError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::body::{Received, decode_image, receive};
+use crate::body::{Received, decode_image, discard, receive};
 use crate::engine::{Engine, Served};
 use crate::error::{ApiError, Kind};
 use crate::settings::Limits;
@@ -38,16 +38,17 @@ pub trait Verb: DeserializeOwned + HasSubject + Send + 'static {
     type Plan: Send + 'static;
     /// The image's record.
     type Record: Serialize + Send + 'static;
-    /// What comes before.
-    const NEEDS: Needs;
-    /// Hundreds of decoder passes.
-    const HEAVY: bool;
-
     /// Checks everything that can be wrong.
     ///
     /// # Errors
     /// What is wrong.
     fn plan(self, model: &Model, image: &Image, limits: &Limits) -> Result<Self::Plan, ApiError>;
+
+    /// What comes before.
+    fn needs(plan: &Self::Plan, model: &Model) -> Needs;
+
+    /// Hundreds of decoder passes, or an encoder pass of its own.
+    fn is_heavy(plan: &Self::Plan, model: &Model) -> bool;
 
     /// Calls the library. The second value is for the `heat` field.
     ///
@@ -98,7 +99,7 @@ pub struct Asked<R> {
 /// # Errors
 /// Any of [`Kind`] that the table of routes names for it.
 pub async fn ask<V: Verb>(State(engine): State<Arc<Engine>>, request: Request) -> Result<Response, ApiError> {
-    let received = receive(request, &engine.settings.limits).await?;
+    let received = admit(&engine, request).await?;
     within(&engine, async {
         let asked = understand::<V>(&engine, received).await?;
         Ok(Json(answer(&engine, asked).await?).into_response())
@@ -111,7 +112,7 @@ pub async fn ask<V: Verb>(State(engine): State<Arc<Engine>>, request: Request) -
 /// # Errors
 /// See the table of routes.
 pub async fn embed(State(engine): State<Arc<Engine>>, request: Request) -> Result<Response, ApiError> {
-    let received = receive(request, &engine.settings.limits).await?;
+    let received = admit(&engine, request).await?;
     within(&engine, async {
         let asked = understand::<EmbedRequest>(&engine, received).await?;
         engine.embed(&asked.served, &asked.model, &asked.photo).await?;
@@ -123,6 +124,21 @@ pub async fn embed(State(engine): State<Arc<Engine>>, request: Request) -> Resul
         Ok(Json(reply).into_response())
     })
     .await
+}
+
+/// Reads a request's body, unless the queue is full already.
+///
+/// # Errors
+/// The queue is full, or see [`receive`].
+pub async fn admit(engine: &Engine, request: Request) -> Result<Received, ApiError> {
+    let limits = &engine.settings.limits;
+    match engine.has_room() {
+        Ok(()) => receive(request, limits).await,
+        Err(busy) => {
+            discard(request, limits);
+            Err(busy)
+        }
+    }
 }
 
 /// Takes a place in the queue and answers within the deadline.
@@ -215,11 +231,11 @@ pub async fn answer<V: Verb>(engine: &Arc<Engine>, asked: Asked<V>) -> Result<Re
     let Asked { request, photo, file, served, model } = asked;
     let (planner, image, limits) = (model.clone(), photo.image.clone(), engine.settings.limits.clone());
     let plan = blocking(move || request.plan(&planner, &image, &limits)).await?;
-    let lane = match V::NEEDS == Needs::Embedding || model.looks_once() {
+    let lane = match V::needs(&plan, &model) == Needs::Embedding || model.looks_once() {
         true => engine.embed(&served, &model, &photo).await?,
         false => Lane::Heavy,
     };
-    let lane = if V::HEAVY { Lane::Heavy } else { lane };
+    let lane = if V::is_heavy(&plan, &model) { Lane::Heavy } else { lane };
     let (worker, image) = (model.clone(), photo.image.clone());
     let (record, heat) = engine.timed(lane, move || V::answer(plan, &worker, &file, &image)).await?;
     Ok(Reply {

@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, header};
 use base64::Engine as _;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
+use hyper::body::Body as _;
 
 use crate::error::{ApiError, Kind};
 use crate::settings::Limits;
@@ -87,6 +88,26 @@ fn short(text: &str) -> String {
     text.chars().take(40).filter(|c| !c.is_control()).collect()
 }
 
+/// Lets go of a body that nobody reads. What the client still sends is thrown away beside the answer, so that it
+/// hears the answer at once and can use its connection again.
+pub fn discard(request: Request, limits: &Limits) {
+    let (parts, mut body) = request.into_parts();
+    // Who waits for leave to send its body is not given it.
+    if body.is_end_stream() || parts.headers.contains_key(header::EXPECT) {
+        return;
+    }
+    let (patience, mut left) = (Duration::from_secs(limits.patience), limits.max_body);
+    let rest = async move {
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    drop(tokio::spawn(tokio::time::timeout(patience, rest)));
+}
+
 /// All bytes of a body. What is too large is read on for a while, so that the client hears the answer.
 ///
 /// # Errors
@@ -108,7 +129,7 @@ async fn collect(mut body: Body, announced: usize, limits: &Limits) -> Result<By
         if failure.is_none() {
             if buffer.len() + data.len() > limits.max_body {
                 failure = Some(too_large(limits));
-            } else if held.grow(data.len()) > limits.max_bodies {
+            } else if held.grow(data.len()) > limits.max_receiving {
                 failure = Some(ApiError::new(Kind::Overloaded, "too many bytes are being received").retry_after(1));
             } else {
                 buffer.extend_from_slice(&data);

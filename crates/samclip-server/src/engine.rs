@@ -3,12 +3,13 @@
 //! No inference here: every answer comes from a verb of samclip-predict, called on the one worker thread.
 
 use std::collections::HashMap;
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use samclip_image::Image;
+use samclip_predict::adapter::AdapterBase;
 use samclip_predict::cache::EmbeddingStore;
 use samclip_predict::{Model, ModelSpec, PredictError, Prompt, SegmentOptions};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -25,7 +26,8 @@ pub struct Served {
     pub name: String,
     /// The adapter's name.
     pub adapter: Option<String>,
-    spec: ModelSpec,
+    /// The adapter's file.
+    file: Option<PathBuf>,
     model: OnceLock<Arc<Model>>,
 }
 
@@ -39,12 +41,13 @@ pub struct Engine {
     /// Photos and embeddings.
     pub store: Arc<Store>,
     served: Vec<Arc<Served>>,
+    /// The loaded base, for adapters.
+    base: Arc<OnceLock<AdapterBase>>,
     worker: Worker,
     places: Arc<Semaphore>,
     encodes: Mutex<HashMap<String, Encoded>>,
     ready: AtomicBool,
     draining: AtomicBool,
-    requests: AtomicUsize,
     encoder_runs: AtomicU64,
     /// When the last self-test was good.
     sound: tokio::sync::Mutex<Option<Instant>>,
@@ -58,21 +61,17 @@ impl Engine {
     /// # Errors
     /// An adapter file that cannot be read, two of one name, no thread.
     pub fn new(settings: Settings) -> Result<Self, PredictError> {
-        let base = &settings.model;
-        let base = ModelSpec { adapter: None, clip_weights: None, cache: None, ..base.clone() };
-        let entry = |adapter, spec: ModelSpec| {
-            Arc::new(Served { name: base.variant.clone(), adapter, spec, model: OnceLock::new() })
+        let entry = |adapter, file| {
+            Arc::new(Served { name: settings.model.variant.clone(), adapter, file, model: OnceLock::new() })
         };
-        let mut served = vec![entry(None, base.clone())];
+        let mut served = vec![entry(None, None)];
         for path in &settings.adapters {
             let name = samclip_predict::adapter::inspect(path)?.about.name;
             if served.iter().any(|other| other.adapter.as_ref() == Some(&name)) {
                 let what = format!("two adapters are called {name}");
                 return Err(PredictError::Input { what, path: path.clone() });
             }
-            let clip_weights = settings.model.clip_weights.clone();
-            let spec = ModelSpec { adapter: Some(path.clone()), clip_weights, ..base.clone() };
-            served.push(entry(Some(name), spec));
+            served.push(entry(Some(name), Some(path.clone())));
         }
         let worker = Worker::start().map_err(|source| PredictError::Io {
             action: "start the worker thread",
@@ -84,23 +83,27 @@ impl Engine {
             places: Arc::new(Semaphore::new(settings.limits.queue)),
             settings,
             served,
+            base: Arc::default(),
             worker,
             encodes: Mutex::default(),
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
-            requests: AtomicUsize::new(0),
             encoder_runs: AtomicU64::new(0),
             sound: tokio::sync::Mutex::default(),
             pace: AtomicU64::new(100_000),
         })
     }
 
-    /// Loads the base model and answers one click, then says that the server is ready.
+    /// Loads the base model, holds the adapters against it and answers one click, then says that the server is ready.
     ///
     /// # Errors
-    /// The model cannot be loaded or gives no sound answer.
+    /// The model cannot be loaded or gives no sound answer, an adapter is of another base.
     pub async fn load(&self) -> Result<(), ApiError> {
-        self.loaded(&self.served[0]).await?;
+        let model = self.loaded(&self.served[0]).await?;
+        let base = AdapterBase::new(&self.settings.model, model);
+        let (kept, files) = (self.base.clone(), self.settings.adapters.clone());
+        let check = move || files.iter().try_for_each(|file| base.check(file)).map(|()| drop(kept.set(base)));
+        self.worker.run(Lane::Heavy, check).await??;
         self.self_test().await?;
         self.ready.store(true, Ordering::Release);
         Ok(())
@@ -162,7 +165,7 @@ impl Engine {
 
     /// Requests that were accepted and not answered.
     pub fn in_flight(&self) -> usize {
-        self.requests.load(Ordering::Acquire)
+        self.settings.limits.queue - self.places.available_permits()
     }
 
     /// How often an encoder was asked for so far.
@@ -184,21 +187,34 @@ impl Engine {
     ///
     /// # Errors
     /// The queue is full, the model is not there yet, the server is stopping.
-    pub fn accept(self: &Arc<Self>) -> Result<Place, ApiError> {
+    pub fn accept(&self) -> Result<Place, ApiError> {
         if self.is_draining() {
             return Err(ApiError::draining());
         }
         if !self.is_ready() {
             return Err(ApiError::starting());
         }
-        let Ok(permit) = self.places.clone().try_acquire_owned() else {
-            let queue = self.settings.limits.queue as u64;
-            let seconds = (queue * self.pace.load(Ordering::Relaxed)).div_ceil(1_000_000).clamp(1, 60);
-            let error = format!("the server is busy with {queue} requests");
-            return Err(ApiError::new(Kind::Overloaded, error).hint("try again later").retry_after(seconds));
-        };
-        self.requests.fetch_add(1, Ordering::AcqRel);
-        Ok(Place { engine: self.clone(), _permit: permit })
+        match self.places.clone().try_acquire_owned() {
+            Ok(permit) => Ok(Place { _permit: permit }),
+            Err(_) => Err(self.overloaded()),
+        }
+    }
+
+    /// Says no where [`Engine::accept`] would for want of a place, so that no body is read in vain. No place is
+    /// taken: who sends slowly must not keep others out.
+    ///
+    /// # Errors
+    /// The queue is full.
+    pub fn has_room(&self) -> Result<(), ApiError> {
+        let is_full = self.is_ready() && !self.is_draining() && self.places.available_permits() == 0;
+        if is_full { Err(self.overloaded()) } else { Ok(()) }
+    }
+
+    fn overloaded(&self) -> ApiError {
+        let queue = self.settings.limits.queue as u64;
+        let seconds = (queue * self.pace.load(Ordering::Relaxed)).div_ceil(1_000_000).clamp(1, 60);
+        let error = format!("the server is busy with {queue} requests");
+        ApiError::new(Kind::Overloaded, error).hint("try again later").retry_after(seconds)
     }
 
     /// The model that a request names.
@@ -220,15 +236,19 @@ impl Engine {
         if let Some(model) = served.model.get() {
             return Ok(model.clone());
         }
-        let (theirs, store): (_, Arc<dyn EmbeddingStore>) = (served.clone(), self.store.clone());
-        let load = move || -> Result<Arc<Model>, PredictError> {
+        let (theirs, base, store): (_, _, Arc<dyn EmbeddingStore>) = (served.clone(), self.base.clone(), self.store.clone());
+        let alone = ModelSpec { adapter: None, clip_weights: None, cache: None, ..self.settings.model.clone() };
+        let load = move || -> Result<Arc<Model>, ApiError> {
             if let Some(model) = theirs.model.get() {
                 return Ok(model.clone());
             }
-            let model = Arc::new(Model::load_over(&theirs.spec, Some(&store))?);
-            Ok(theirs.model.get_or_init(|| model).clone())
+            let model = match &theirs.file {
+                Some(file) => Model::over(base.get().ok_or_else(ApiError::starting)?, file)?,
+                None => Model::load_over(&alone, Some(&store))?,
+            };
+            Ok(theirs.model.get_or_init(|| Arc::new(model)).clone())
         };
-        Ok(self.worker.run(Lane::Heavy, load).await??)
+        self.worker.run(Lane::Heavy, load).await?
     }
 
     /// Encodes a photo unless that has been done, together with everyone else who asks for the same. Returns the
@@ -317,11 +337,6 @@ impl Served {
     pub fn get(&self) -> Option<&Arc<Model>> {
         self.model.get()
     }
-
-    /// The adapter's file.
-    pub fn file(&self) -> Option<&Path> {
-        self.spec.adapter.as_deref()
-    }
 }
 
 /// Whoever encodes leaves the list when it is done, or goes away.
@@ -338,12 +353,5 @@ impl Drop for Forget<'_> {
 
 /// A request's place in the queue.
 pub struct Place {
-    engine: Arc<Engine>,
     _permit: OwnedSemaphorePermit,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.engine.requests.fetch_sub(1, Ordering::AcqRel);
-    }
 }

@@ -87,7 +87,7 @@ fn operation(route: &Route) -> Operation {
 pub fn codes(route: &Route) -> BTreeMap<u16, Vec<Kind>> {
     let key = (route.access == Access::Key).then_some(Kind::Unauthorized);
     let mut codes: BTreeMap<u16, Vec<Kind>> = BTreeMap::new();
-    for kind in route.kinds.iter().copied().chain(key).chain([Kind::MethodNotAllowed]) {
+    for kind in route.kinds.concat().into_iter().chain(key).chain([Kind::MethodNotAllowed]) {
         codes.entry(kind.status().as_u16()).or_default().push(kind);
     }
     codes

@@ -4,7 +4,7 @@ use std::path::{Component, Path};
 use std::sync::Arc;
 
 use axum::extract::{Path as UrlPath, State};
-use axum::http::header;
+use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use include_dir::{Dir, include_dir};
 
@@ -56,5 +56,28 @@ fn file(engine: &Engine, path: &str) -> Result<Response, ApiError> {
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
     ];
-    Ok((headers, bytes).into_response())
+    let mut response = (headers, bytes).into_response();
+    if path == "offline.js" {
+        // A service worker may serve what is above its own folder only with this.
+        response.headers_mut().insert("service-worker-allowed", HeaderValue::from_static("/"));
+    }
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_service_worker_keeps_every_file() {
+        let text = ASSETS.get_file("offline.js").unwrap().contents_utf8().unwrap();
+        let own = ["index.html", "offline.js"];
+        let files = ASSETS.files().filter_map(|file| file.path().to_str()).filter(|name| !own.contains(name));
+        let quoted: Vec<&str> = text.split('\'').skip(1).step_by(2).collect();
+        let missing: Vec<&str> = files.filter(|name| !quoted.contains(name)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+        let gone: Vec<&&str> = quoted.iter().filter(|name| name.contains('.') && ASSETS.get_file(name).is_none()).collect();
+        assert!(gone.is_empty(), "{gone:?}");
+        assert!(ASSETS.dirs().next().is_none());
+    }
 }

@@ -40,29 +40,42 @@ pub struct Route {
     pub body: Option<&'static str>,
     /// Who may ask.
     pub access: Access,
-    /// Which errors it may answer with, beside those of its access.
-    pub kinds: &'static [Kind],
+    /// Which errors it may answer with, beside those of its access, by what it does.
+    pub kinds: &'static [&'static [Kind]],
     handler: fn() -> MethodRouter<Arc<Engine>>,
 }
 
+/// A body that is received and read.
 const BODY: &[Kind] = &[
-    Kind::InvalidBody, Kind::InvalidJson, Kind::InvalidBase64, Kind::UnknownKey, Kind::UnknownModel, Kind::SlowBody,
-    Kind::BodyTooLarge, Kind::TooManyPixels, Kind::TooManyPrompts, Kind::ContentType, Kind::ImageType,
-    Kind::InvalidRequest, Kind::InvalidPrompt, Kind::TextWithClicks, Kind::UnknownName, Kind::InvalidOption,
-    Kind::DamagedImage, Kind::NoRole, Kind::Overloaded, Kind::Internal, Kind::Starting, Kind::Draining, Kind::Deadline,
+    Kind::InvalidBody, Kind::InvalidJson, Kind::SlowBody, Kind::BodyTooLarge, Kind::ContentType, Kind::InvalidRequest,
+    Kind::Overloaded, Kind::Internal,
 ];
-const PLAIN: &[Kind] = &[Kind::Starting];
+/// A place in the queue.
+const QUEUE: &[Kind] = &[Kind::Starting, Kind::Draining, Kind::Deadline];
+/// A photo.
+const PHOTO: &[Kind] = &[Kind::InvalidBase64, Kind::ImageType, Kind::TooManyPixels, Kind::DamagedImage];
+/// A cached photo, and a model by its name.
+const OWN: &[Kind] = &[Kind::UnknownKey, Kind::UnknownModel];
+const MODEL: &[Kind] = &[Kind::UnknownModel];
+/// Something that not every model can do, and not without end.
+const ROLE: &[Kind] = &[Kind::NoRole, Kind::TooManyPrompts];
+const NAMES: &[Kind] = &[Kind::InvalidPrompt, Kind::UnknownName];
+const PROMPT: &[Kind] = &[Kind::InvalidPrompt];
+const OPTION: &[Kind] = &[Kind::InvalidOption];
+const CLICKS: &[Kind] = &[Kind::TextWithClicks];
+const LOADED: &[Kind] = &[Kind::Starting];
 const READY: &[Kind] = &[Kind::Starting, Kind::Draining, Kind::Internal];
+const NAMED: &[Kind] = &[Kind::NotFound];
 
 macro_rules! route {
-    ($method:ident $path:literal $access:ident $body:expr, $kinds:ident, $handler:expr, $about:literal) => {
+    ($method:ident $path:literal $access:ident $body:expr, [$($kinds:expr),*], $handler:expr, $about:literal) => {
         Route {
             method: stringify!($method),
             path: $path,
             about: $about,
             body: $body,
             access: Access::$access,
-            kinds: $kinds,
+            kinds: &[$($kinds),*],
             handler: || $method($handler),
         }
     };
@@ -70,32 +83,30 @@ macro_rules! route {
 
 /// Every route.
 pub const ROUTES: &[Route] = &[
-    route!(post "/v1/embed" Key Some("EmbedRequest"), BODY, embed, "Encodes an image for the prompts that follow"),
-    route!(post "/v1/segment" Key Some("SegmentRequest"), BODY, ask::<SegmentRequest>, "A mask for every prompt"),
-    route!(post "/v1/everything" Key Some("EverythingRequest"), BODY, ask::<EverythingRequest>, "Masks of everything"),
-    route!(post "/v1/classify" Key Some("ClassifyRequest"), BODY, ask::<ClassifyRequest>, "Which name fits the image"),
-    route!(post "/v1/locate" Key Some("LocateRequest"), BODY, ask::<LocateRequest>, "Where names are in the image"),
-    route!(post "/v1/label" Key Some("LabelRequest"), BODY, ask::<LabelRequest>, "A class for every pixel"),
-    route!(get "/v1/models" Key None, PLAIN, models, "The served model and its adapters"),
-    route!(get "/v1/vocabulary" Key None, PLAIN, vocabulary, "The names that the model knows"),
-    route!(get "/openapi.json" Key None, PLAIN, document, "This document"),
-    route!(get "/metrics" Key None, PLAIN, metrics, "Counters and times in Prometheus' text format"),
-    route!(get "/healthz" Open None, PLAIN, health, "The process is alive"),
-    route!(get "/readyz" Open None, READY, ready, "The model answers (a real, tiny inference)"),
-    route!(get "/" Open None, PLAIN, page::index, "The page"),
-    route!(get "/assets/{*path}" Open None, PLAIN, page::asset, "Files of the page"),
-    route!(post "/v1/predict" Key Some("XAnyLabelingRequest"), BODY, x_anylabeling::predict, "X-AnyLabeling's remote server"),
-    route!(post "/api/generate" Key Some("OsamRequest"), BODY, osam::generate, "osam's server (labelme)"),
-    route!(post "/setup" Key Some("LabelStudioSetup"), BODY, label_studio::setup, "Label Studio: the project's labels"),
-    route!(post "/predict" Key Some("LabelStudioPredict"), BODY, label_studio::predict, "Label Studio: masks for an annotator's clicks"),
-    route!(post "/webhook" Key Some("LabelStudioWebhook"), BODY, label_studio::webhook, "Label Studio: events, which change nothing here"),
-    route!(get "/health" Open None, PLAIN, label_studio::health, "Label Studio: alive"),
-    route!(get "/api/functions" Key None, PLAIN, cvat::functions, "CVAT (as nuclio's dashboard): the functions"),
-    route!(get "/api/functions/{name}" Key None, NAMED, cvat::function, "CVAT: one function"),
-    route!(post "/api/function_invocations" Key Some("CvatRequest"), BODY, cvat::invoke, "CVAT: calls the function of the header x-nuclio-function-name"),
+    route!(post "/v1/embed" Key Some("EmbedRequest"), [BODY, QUEUE, PHOTO, OWN], embed, "Encodes an image for the prompts that follow"),
+    route!(post "/v1/segment" Key Some("SegmentRequest"), [BODY, QUEUE, PHOTO, OWN, ROLE, NAMES, OPTION, CLICKS], ask::<SegmentRequest>, "A mask for every prompt"),
+    route!(post "/v1/everything" Key Some("EverythingRequest"), [BODY, QUEUE, PHOTO, OWN, ROLE, OPTION], ask::<EverythingRequest>, "Masks of everything"),
+    route!(post "/v1/classify" Key Some("ClassifyRequest"), [BODY, QUEUE, PHOTO, OWN, ROLE, NAMES], ask::<ClassifyRequest>, "Which name fits the image"),
+    route!(post "/v1/locate" Key Some("LocateRequest"), [BODY, QUEUE, PHOTO, OWN, ROLE, NAMES], ask::<LocateRequest>, "Where names are in the image"),
+    route!(post "/v1/label" Key Some("LabelRequest"), [BODY, QUEUE, PHOTO, OWN, ROLE, NAMES, OPTION], ask::<LabelRequest>, "A class for every pixel"),
+    route!(get "/v1/models" Key None, [LOADED], models, "The served model and its adapters"),
+    route!(get "/v1/vocabulary" Key None, [LOADED], vocabulary, "The names that the model knows"),
+    route!(get "/openapi.json" Key None, [], document, "This document"),
+    route!(get "/metrics" Key None, [], metrics, "Counters and times in Prometheus' text format"),
+    route!(get "/healthz" Open None, [], health, "The process is alive"),
+    route!(get "/readyz" Open None, [READY], ready, "The model answers (a real, tiny inference)"),
+    route!(get "/" Open None, [], page::index, "The page"),
+    route!(get "/assets/{*path}" Open None, [NAMED], page::asset, "Files of the page"),
+    route!(post "/v1/predict" Key Some("XAnyLabelingRequest"), [BODY, QUEUE, PHOTO, MODEL, ROLE, NAMES], x_anylabeling::predict, "X-AnyLabeling's remote server"),
+    route!(post "/api/generate" Key Some("OsamRequest"), [BODY, QUEUE, PHOTO, ROLE, NAMES], osam::generate, "osam's server (labelme)"),
+    route!(post "/setup" Key Some("LabelStudioSetup"), [BODY, PROMPT], label_studio::setup, "Label Studio: the project's labels"),
+    route!(post "/predict" Key Some("LabelStudioPredict"), [BODY, QUEUE, PHOTO, ROLE, NAMES], label_studio::predict, "Label Studio: masks for an annotator's clicks"),
+    route!(post "/webhook" Key Some("LabelStudioWebhook"), [BODY], label_studio::webhook, "Label Studio: events, which change nothing here"),
+    route!(get "/health" Open None, [], label_studio::health, "Label Studio: alive"),
+    route!(get "/api/functions" Key None, [], cvat::functions, "CVAT (as nuclio's dashboard): the functions"),
+    route!(get "/api/functions/{name}" Key None, [NAMED], cvat::function, "CVAT: one function"),
+    route!(post "/api/function_invocations" Key Some("CvatRequest"), [BODY, QUEUE, PHOTO, MODEL, ROLE, PROMPT], cvat::invoke, "CVAT: calls the function of the header x-nuclio-function-name"),
 ];
-
-const NAMED: &[Kind] = &[Kind::NotFound];
 
 /// The router over the table.
 pub fn router() -> Router<Arc<Engine>> {

@@ -45,7 +45,7 @@ pub struct Limits {
     /// Bytes of one body.
     pub max_body: usize,
     /// Bytes of all bodies that are being received.
-    pub max_bodies: usize,
+    pub max_receiving: usize,
     /// Pixels of one image, by its header.
     pub max_pixels: u64,
     /// Prompts, names or points in one request.
@@ -68,7 +68,7 @@ impl Limits {
     /// 20 MB bodies, 50 megapixels, a queue of 64, half a minute.
     pub const STANDARD: Self = Self {
         max_body: 20 << 20,
-        max_bodies: 512 << 20,
+        max_receiving: 512 << 20,
         max_pixels: 50_000_000,
         max_prompts: 256,
         queue: 64,

@@ -70,7 +70,20 @@ fn request_id(request: &Request) -> String {
     format!("{start:x}-{:x}", COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Times a request, counts it, logs one line and sends its id back.
+/// Counts a refusal; the first one of a second logs how many there were since the last line.
+fn refused(now: Instant) {
+    static FIRST: OnceLock<Instant> = OnceLock::new();
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    static TOLD: AtomicU64 = AtomicU64::new(0);
+    COUNT.fetch_add(1, Ordering::Relaxed);
+    let second = now.saturating_duration_since(*FIRST.get_or_init(|| now)).as_secs() + 1;
+    if TOLD.swap(second, Ordering::Relaxed) != second {
+        let refused = COUNT.swap(0, Ordering::Relaxed);
+        tracing::warn!(refused, "the queue is full");
+    }
+}
+
+/// Times a request, counts it, logs one line (a refusal only with -v, see [`refused`]) and sends its id back.
 pub async fn observe(State(_): State<Arc<Engine>>, request: Request, next: Next) -> Response {
     let start = Instant::now();
     let id = request_id(&request);
@@ -80,9 +93,17 @@ pub async fn observe(State(_): State<Arc<Engine>>, request: Request, next: Next)
     let (took, code) = (start.elapsed(), response.status().as_u16());
     metrics::counter!("samclip_requests_total", "route" => route.clone(), "code" => code.to_string()).increment(1);
     metrics::histogram!("samclip_request_seconds", "route" => route.clone()).record(took);
-    let ms = took.as_secs_f64() * 1e3;
-    let kind = response.extensions().get::<Kind>().map_or("", |kind| kind.name());
-    tracing::info!(request_id = %id, %method, route, code, kind, ms = (ms * 10.0).round() / 10.0, "request");
+    let ms = (took.as_secs_f64() * 1e4).round() / 10.0;
+    let kind = response.extensions().get::<Kind>().copied();
+    let name = kind.map_or("", Kind::name);
+    match kind {
+        // A line for every refusal would be work that an overload has no time for.
+        Some(Kind::Overloaded) => {
+            tracing::debug!(request_id = %id, %method, route, code, kind = name, ms, "request");
+            refused(start);
+        }
+        _ => tracing::info!(request_id = %id, %method, route, code, kind = name, ms, "request"),
+    }
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert("x-request-id", id);
     }

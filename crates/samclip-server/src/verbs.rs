@@ -19,8 +19,6 @@ type Answer<T> = Result<(T, Option<Value>), PredictError>;
 impl Verb for SegmentRequest {
     type Plan = (Vec<Prompt>, SegmentOptions);
     type Record = MaskImage;
-    const NEEDS: Needs = Needs::Embedding;
-    const HEAVY: bool = false;
 
     fn plan(self, model: &Model, image: &Image, limits: &Limits) -> Result<Self::Plan, ApiError> {
         model.prompt_segmenter()?;
@@ -39,6 +37,16 @@ impl Verb for SegmentRequest {
         Ok((prompts, options))
     }
 
+    /// An adapter sees the photo anew for a name; the base's embedding serves it only for prompts without.
+    fn needs((prompts, _): &Self::Plan, model: &Model) -> Needs {
+        let is_own = model.guided().is_some() && prompts.iter().all(|prompt| prompt.text.is_some());
+        if is_own { Needs::View } else { Needs::Embedding }
+    }
+
+    fn is_heavy((prompts, _): &Self::Plan, model: &Model) -> bool {
+        model.guided().is_some() && prompts.iter().any(|prompt| prompt.text.is_some())
+    }
+
     fn answer((prompts, options): Self::Plan, model: &Model, file: &Path, image: &Image) -> Answer<MaskImage> {
         Ok((answer::segment(model, file, image, &prompts, &options)?, None))
     }
@@ -50,8 +58,6 @@ const MOST_CROP_LAYERS: u32 = 2;
 impl Verb for EverythingRequest {
     type Plan = EverythingOptions;
     type Record = MaskImage;
-    const NEEDS: Needs = Needs::Embedding;
-    const HEAVY: bool = true;
 
     fn plan(self, model: &Model, _: &Image, limits: &Limits) -> Result<Self::Plan, ApiError> {
         model.sam()?;
@@ -74,6 +80,14 @@ impl Verb for EverythingRequest {
         Ok(options)
     }
 
+    fn needs(_: &Self::Plan, _: &Model) -> Needs {
+        Needs::Embedding
+    }
+
+    fn is_heavy(_: &Self::Plan, _: &Model) -> bool {
+        true
+    }
+
     fn answer(options: Self::Plan, model: &Model, file: &Path, image: &Image) -> Answer<MaskImage> {
         Ok((answer::everything(model, file, image, &options)?, None))
     }
@@ -91,13 +105,19 @@ fn names(names: &[String], model: &Model, limits: &Limits) -> Result<(), ApiErro
 impl Verb for ClassifyRequest {
     type Plan = (Vec<String>, usize);
     type Record = ClassifyImage;
-    const NEEDS: Needs = Needs::View;
-    const HEAVY: bool = false;
 
     fn plan(self, model: &Model, _: &Image, limits: &Limits) -> Result<Self::Plan, ApiError> {
         model.classifier()?;
         names(&self.texts, model, limits)?;
         Ok((self.texts, self.top.unwrap_or(5)))
+    }
+
+    fn needs(_: &Self::Plan, _: &Model) -> Needs {
+        Needs::View
+    }
+
+    fn is_heavy(_: &Self::Plan, _: &Model) -> bool {
+        false
     }
 
     fn answer((texts, top): Self::Plan, model: &Model, file: &Path, image: &Image) -> Answer<ClassifyImage> {
@@ -108,8 +128,6 @@ impl Verb for ClassifyRequest {
 impl Verb for LocateRequest {
     type Plan = (Vec<String>, bool, bool);
     type Record = LocateImage;
-    const NEEDS: Needs = Needs::View;
-    const HEAVY: bool = false;
 
     fn plan(self, model: &Model, _: &Image, limits: &Limits) -> Result<Self::Plan, ApiError> {
         model.locator()?;
@@ -117,6 +135,14 @@ impl Verb for LocateRequest {
         let texts: Vec<String> = self.text.into_iter().chain(self.texts.into_iter().flatten()).collect();
         names(&texts, model, limits)?;
         Ok((texts, self.heat.unwrap_or(false), one))
+    }
+
+    fn needs(_: &Self::Plan, _: &Model) -> Needs {
+        Needs::View
+    }
+
+    fn is_heavy(_: &Self::Plan, _: &Model) -> bool {
+        false
     }
 
     fn answer((texts, heat, one): Self::Plan, model: &Model, file: &Path, image: &Image) -> Answer<LocateImage> {
@@ -137,8 +163,6 @@ fn heat_json(image: &Image, heat: &[f32]) -> Value {
 impl Verb for LabelRequest {
     type Plan = (Vec<String>, Background);
     type Record = LabelImage;
-    const NEEDS: Needs = Needs::View;
-    const HEAVY: bool = false;
 
     fn plan(self, model: &Model, _: &Image, limits: &Limits) -> Result<Self::Plan, ApiError> {
         model.labeller()?;
@@ -148,7 +172,16 @@ impl Verb for LabelRequest {
             None => Background::Extended,
             Some(mode) => Background::parse(mode)?,
         };
+        model.check_classes(&self.classes, &background)?;
         Ok((self.classes, background))
+    }
+
+    fn needs(_: &Self::Plan, _: &Model) -> Needs {
+        Needs::View
+    }
+
+    fn is_heavy(_: &Self::Plan, _: &Model) -> bool {
+        false
     }
 
     fn answer((classes, background): Self::Plan, model: &Model, file: &Path, image: &Image) -> Answer<LabelImage> {

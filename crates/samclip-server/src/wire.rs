@@ -217,16 +217,17 @@ impl SegmentRequest {
     /// A threshold out of its range.
     pub fn options(&self) -> Result<SegmentOptions, ApiError> {
         let standard = SegmentOptions::STANDARD;
-        let text_threshold = self.text_threshold.unwrap_or(standard.text_threshold);
-        if !(text_threshold > 0.0 && text_threshold < 1.0) {
-            let error = format!("option text_threshold is out of range: expected a number between 0 and 1, found {text_threshold}");
-            return Err(ApiError::new(Kind::InvalidOption, error));
-        }
         let text_mode = match self.text_mode {
             Some(TextModeJson::ClipHead) => TextMode::ClipHead,
             Some(TextModeJson::BothHeads) | None => TextMode::BothHeads,
         };
-        Ok(SegmentOptions { multimask: self.multimask.unwrap_or(standard.multimask), text_threshold, text_mode })
+        let options = SegmentOptions {
+            multimask: self.multimask.unwrap_or(standard.multimask),
+            text_threshold: self.text_threshold.unwrap_or(standard.text_threshold),
+            text_mode,
+        };
+        options.validate()?;
+        Ok(options)
     }
 }
 

@@ -6,28 +6,9 @@ mod support;
 use std::path::Path;
 use std::process::Output;
 
-use samclip_image::{Image, LabelMap, write_png_palette, write_png_rgb};
+use samclip_image::{LabelMap, write_png_palette};
 use samclip_testkit::tiny;
-use support::{json, photo, samclip, stderr};
-
-/// Six photos of a red cat or a blue dog on grey, as a mask folder.
-fn labels(root: &Path) {
-    for part in ["images", "masks"] {
-        std::fs::create_dir_all(root.join(part)).unwrap();
-    }
-    std::fs::write(root.join("classes.txt"), "background\ncat\ndog\n").unwrap();
-    let (w, h) = (80usize, 60usize);
-    for index in 0..6usize {
-        let class = 1 + (index % 2) as u8;
-        let inside = |i: usize| (10 + 4 * index..50).contains(&(i % w)) && (10..45).contains(&(i / w));
-        let colour = if class == 1 { [210, 60, 40] } else { [30, 60, 220] };
-        let pixels = (0..w * h).flat_map(|i| if inside(i) { colour } else { [120; 3] }).collect();
-        write_png_rgb(&root.join(format!("images/{index}.png")), &Image::new(w, h, pixels).unwrap()).unwrap();
-        let data = (0..w * h).map(|i| if inside(i) { class } else { 0 }).collect();
-        let map = LabelMap { width: w, height: h, data };
-        write_png_palette(&root.join(format!("masks/{index}.png")), &map).unwrap();
-    }
-}
+use support::{json, labels, photo, samclip, stderr};
 
 fn ok(output: &Output) -> String {
     assert_eq!(output.status.code(), Some(0), "{}", stderr(output));

@@ -2,14 +2,15 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use serde_json::{Value, json};
-use support::{photo, samclip, stderr};
+use support::{labels, photo, samclip, stderr};
 
 /// A running server; it is killed when the test ends.
 struct Server {
@@ -247,6 +248,158 @@ fn sigterm_answers_what_was_accepted_and_refuses_the_rest() {
         std::thread::sleep(Duration::from_millis(20));
     };
     assert_eq!(status.code(), Some(0));
+}
+
+/// A connection on which bytes can be sent as they are.
+struct Wire(TcpStream);
+
+impl Wire {
+    fn open(server: &Server) -> Self {
+        let stream = TcpStream::connect(server.url.trim_start_matches("http://")).expect("the server listens");
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+        Self(stream)
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        self.0.write_all(bytes).expect("the server reads");
+    }
+
+    /// The head of an answer, and its body.
+    fn answer(&mut self) -> (String, String) {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            self.0.read_exact(&mut byte).expect("an answer");
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).expect("a head").to_ascii_lowercase();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
+        let mut body = vec![0; length.parse().expect("a length")];
+        self.0.read_exact(&mut body).expect("a body");
+        (head, String::from_utf8(body).expect("text"))
+    }
+}
+
+#[test]
+fn a_full_queue_refuses_before_the_body_is_there() {
+    let server = Server::start(&["--queue", "1", "--deadline", "300"]);
+    let heavy = json!({ "image": base64_of(&photo("cat.jpg")), "points_per_side": 48, "pred_iou_thresh": 0.5 });
+    std::thread::scope(|scope| {
+        let busy = scope.spawn(|| server.post("/v1/everything", &heavy));
+        server.wait_until_accepted(1);
+        let head = |length: usize, more: &str| {
+            format!("POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{more}\r\n")
+        };
+        // one half of a body has not been sent when the answer comes; then the connection serves another request
+        let mut wire = Wire::open(&server);
+        wire.send(head(2_000_000, "").as_bytes());
+        wire.send(&vec![b' '; 1_000_000]);
+        let (told, body) = wire.answer();
+        assert!(told.starts_with("http/1.1 429") && told.contains("\r\nretry-after: "), "{told}");
+        assert!(body.contains("overloaded") && !told.contains("connection: close"), "{told}");
+        wire.send(&vec![b' '; 1_000_000]);
+        wire.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert!(wire.answer().0.starts_with("http/1.1 200"));
+        // who waits for leave to send hears no, and is not given it
+        let mut wire = Wire::open(&server);
+        wire.send(head(2_000_000, "Expect: 100-continue\r\n").as_bytes());
+        assert!(wire.answer().0.starts_with("http/1.1 429"));
+        // a small body, and at once
+        let mut wire = Wire::open(&server);
+        for _ in 0..20 {
+            let start = Instant::now();
+            wire.send(head(2, "").as_bytes());
+            wire.send(b"{}");
+            assert!(wire.answer().0.starts_with("http/1.1 429"));
+            assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+        }
+        assert_eq!(busy.join().expect("a thread").0, 200);
+    });
+}
+
+/// An adapter of two steps; its name is the folder's.
+fn adapter(folder: &Path, name: &str) -> String {
+    let output = samclip(folder, &["adapt", "--data", "data", "--classes", "cat,dog", "--out", name, "--smoke"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    folder.join(name).join("adapter.safetensors").display().to_string()
+}
+
+#[test]
+fn an_adapter_is_chosen_by_the_request() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let folder = dir.path();
+    labels(&folder.join("data"));
+    let (one, two) = (adapter(folder, "one"), adapter(folder, "two"));
+    let whole = folder.join("whole.safetensors").display().to_string();
+    assert!(samclip(folder, &["adapter", "merge", "--adapter", &one, "--to", &whole]).status.success());
+    let server = Server::start(&["--adapter", &one, "--adapter", &two]);
+    let models = server.get("/v1/models").1;
+    assert_eq!(models["models"][0]["adapters"], json!(["one", "two"]));
+
+    let cat = photo("cat.jpg").display().to_string();
+    let image = base64_of(&photo("cat.jpg"));
+    std::fs::write(folder.join("names.txt"), "cat\ndog\n").expect("a file");
+    let cases: Vec<(&str, Value, Vec<&str>)> = vec![
+        ("/v1/segment", json!({ "prompts": [{ "text": "cat" }, { "text": "dog" }] }), vec!["segment", "--text", "cat", "--text", "dog"]),
+        (
+            "/v1/segment",
+            json!({ "prompts": [{ "text": "cat", "points": [[210, 200]], "labels": [1] }] }),
+            vec!["segment", "--text", "cat", "--point", "210,200"],
+        ),
+        ("/v1/segment", json!({ "prompts": [{ "points": [[210, 200]] }] }), vec!["segment", "--point", "210,200"]),
+        ("/v1/locate", json!({ "texts": ["cat"] }), vec!["locate", "--text", "cat"]),
+        ("/v1/label", json!({ "classes": ["cat", "dog"] }), vec!["label", "--classes", "names.txt"]),
+        ("/v1/classify", json!({ "texts": ["cat", "dog"] }), vec!["classify", "--text", "cat", "--text", "dog"]),
+    ];
+    let mut answers = Vec::new();
+    for (name, file) in [("one", &one), ("two", &two)] {
+        for (path, body, arguments) in &cases {
+            let mut body = body.clone();
+            for (key, value) in [("image", image.as_str()), ("image_name", &cat), ("adapter", name)] {
+                body[key] = Value::from(value);
+            }
+            let all: Vec<&str> = [arguments[0], &cat, "--json", "--adapter", file].into_iter().chain(arguments[1..].iter().copied()).collect();
+            let output = samclip(folder, &all);
+            assert!(output.status.success(), "{}", stderr(&output));
+            let (status, answer) = server.post(path, &body);
+            assert_eq!((status, bare(answer.clone())), (200, bare(support::json(&output))), "{name} {arguments:?}");
+            assert_eq!(answer["model"], format!("sam_clip_nano with adapter {name}"));
+            answers.push(answer);
+        }
+    }
+    // a click without a name is the base's, whichever adapter is asked; a name with a click is not a name alone
+    let plain = server.post("/v1/segment", &json!({ "image": image, "prompts": [{ "points": [[210, 200]] }] })).1;
+    for answer in [&answers[2], &answers[8]] {
+        assert_eq!(answer["images"][0]["masks"], plain["images"][0]["masks"]);
+    }
+    assert_ne!(answers[0]["images"][0]["masks"][0]["segmentation"], answers[1]["images"][0]["masks"][0]["segmentation"]);
+    // by the command line over HTTP
+    let there = samclip(folder, &["segment", &cat, "--text", "cat", "--text", "dog", "--json", "--adapter", "one", "--server", &server.url]);
+    assert_eq!(bare(support::json(&there)), bare(answers[0].clone()), "{}", stderr(&there));
+
+    let (status, answer) = server.post("/v1/segment", &json!({ "image": image, "adapter": "three", "prompts": [{ "text": "cat" }] }));
+    assert_eq!((status, &answer["kind"]), (404, &json!("unknown_model")), "{answer}");
+    assert_eq!(answer["hint"], "this server has sam_clip_nano, one, two");
+    drop(server);
+    wrong_adapters(folder, &one, &whole);
+}
+
+/// What a server refuses to start with; a merged adapter needs no base.
+fn wrong_adapters(folder: &Path, one: &str, whole: &str) {
+    let other = samclip_testkit::tiny::weights(folder).display().to_string();
+    for (arguments, message) in [
+        (&["--weights", &other, "--adapter", one][..], "the adapter was trained on another sam base: expected builtin with hash"),
+        (&["--adapter", one, "--adapter", one], "two adapters are called one"),
+        (&["--adapter", &other], "not an adapter"),
+    ] {
+        let output = samclip(folder, &[&["serve", "--port", "0"], arguments].concat());
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(stderr(&output).contains(message), "{arguments:?}: {}", stderr(&output));
+    }
+    let server = Server::start(&["--weights", &other, "--adapter", whole]);
+    let ask = json!({ "image": base64_of(&photo("cat.jpg")), "adapter": "one", "prompts": [{ "text": "cat" }] });
+    let (status, answer) = server.post("/v1/segment", &ask);
+    assert_eq!(status, 200, "{answer}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use super::{BlockAdapters, ClipGuidedConfig, ClipGuidedSam, GuideConfig};
 use crate::ModelError;
 use crate::init::Init;
-use crate::state;
+use crate::state::{self, Shared};
 
 /// Value of the metadata key `format`.
 pub const FORMAT: &str = "samclip-adapter-1";
@@ -167,7 +167,7 @@ pub fn merge(bases: &Bases, adapter: &StateDict) -> Result<StateDict, ModelError
     if is_merged(adapter) {
         return Err(ModelError::Input("the adapter is merged already".to_owned()));
     }
-    check_bases(bases, &about(adapter)?)?;
+    check_hashes(&bases.hashes(), &about(adapter)?)?;
     let mut whole = bases.sam.clone();
     for (name, tensor) in bases.clip.iter().chain(adapter.iter()) {
         whole.insert(name, tensor.clone());
@@ -187,27 +187,35 @@ pub fn adapted(bases: &Bases, adapter: &StateDict, device: &Device) -> Result<(A
         let model = about.config.init(&mut Init::zeros(device))?;
         return Ok((about, state::load(model, adapter)?));
     }
-    check_bases(bases, &about)?;
-    let model = whole(bases, adapter, &about.config, device)?;
+    check_hashes(&bases.hashes(), &about)?;
+    let model = over(bases, adapter, &about.config, (&Shared::default(), device))?;
     Ok((about, model))
 }
 
-fn check_bases(bases: &Bases, about: &About) -> Result<(), ModelError> {
-    for (part, base, found) in [("sam", &about.sam, &bases.sam), ("clip", &about.clip, &bases.clip)] {
-        let found = tensors_hash(found);
-        if base.sha256 != found {
-            let (name, expected) = (base.name.clone(), base.sha256.clone());
+/// Whether the hashes of a SAM and of a CLIP ([`Bases::hashes`]) are those that an adapter was trained on.
+///
+/// # Errors
+/// They are not.
+pub fn check_hashes(hashes: &[String; 2], about: &About) -> Result<(), ModelError> {
+    for (part, base, found) in [("sam", &about.sam, &hashes[0]), ("clip", &about.clip, &hashes[1])] {
+        if base.sha256 != *found {
+            let (name, expected, found) = (base.name.clone(), base.sha256.clone(), found.clone());
             return Err(ModelError::WrongBase { part, name, expected, found });
         }
     }
     Ok(())
 }
 
-fn whole(
+/// The adapted model over bases that passed [`check_hashes`]. Tensors that training left alone are those of
+/// `shared`, where it has them.
+///
+/// # Errors
+/// A tensor that is missing or superfluous.
+pub fn over(
     bases: &Bases,
     adapter: &StateDict,
     config: &ClipGuidedConfig,
-    device: &Device,
+    (shared, device): (&Shared, &Device),
 ) -> Result<ClipGuidedSam, ModelError> {
     let model = config.init(&mut Init::zeros(device))?;
     let mut trained: Vec<(String, Vec<usize>)> = state::named_shapes(&model);
@@ -217,5 +225,5 @@ fn whole(
     for (name, tensor) in bases.clip.iter().chain(adapter.iter()) {
         whole.insert(name, tensor.clone());
     }
-    state::load(model, &whole)
+    state::load_sharing(model, &whole, shared, |name| !config.is_trainable(name))
 }

@@ -14,9 +14,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::{Picture, body, corners, mask, outlines, segment, unclear};
-use crate::ask::within;
-use crate::body::receive;
+use super::{body, corners, mask, outlines, photo_of, segment, unclear};
+use crate::ask::{admit, within};
 use crate::engine::Engine;
 use crate::error::{ApiError, Kind};
 use crate::wire::PromptJson;
@@ -103,7 +102,7 @@ pub async fn invoke(State(engine): State<Arc<Engine>>, request: Request) -> Resu
         Some(DETECTOR) => true,
         _ => return Err(ApiError::new(Kind::UnknownModel, "the header x-nuclio-function-name names no function")),
     };
-    let received = receive(request, &engine.settings.limits).await?;
+    let received = admit(&engine, request).await?;
     within(&engine, async {
         let request: CvatRequest = body(received.json).await?;
         match is_detector {
@@ -124,7 +123,7 @@ async fn interact(engine: &Arc<Engine>, request: CvatRequest) -> Result<Json<Val
     };
     let points = Some(positive.into_iter().chain(negative).collect());
     let prompt = PromptJson { points, labels: Some(labels), bbox, ..PromptJson::default() };
-    let image = segment(engine, Picture::Text(request.image), None, vec![prompt]).await?;
+    let image = segment(engine, photo_of(engine, request.image).await?, None, vec![prompt]).await?;
     let Some(record) = image.masks.first() else { return Err(unclear("no mask was found")) };
     let mask = mask(record);
     let rows: Vec<Vec<u8>> = mask.data.chunks_exact(mask.width).map(|row| row.iter().map(|set| u8::from(*set)).collect()).collect();
@@ -138,7 +137,7 @@ async fn detect(engine: &Arc<Engine>, request: CvatRequest) -> Result<Json<Value
     if prompts.is_empty() {
         return Ok(Json(json!([])));
     }
-    let image: MaskImage = segment(engine, Picture::Text(request.image), None, prompts).await?;
+    let image: MaskImage = segment(engine, photo_of(engine, request.image).await?, None, prompts).await?;
     let threshold = request.threshold.unwrap_or(0.5);
     let found = image.masks.iter().filter(|record| record.score >= threshold);
     Ok(Json(Value::Array(found.filter_map(shape).collect())))

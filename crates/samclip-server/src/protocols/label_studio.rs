@@ -14,8 +14,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::{Picture, body, brush_rle, mask, segment, unclear};
-use crate::ask::{blocking, within};
+use super::{body, brush_rle, mask, photo, segment, unclear};
+use crate::ask::{admit, within};
 use crate::body::receive;
 use crate::engine::Engine;
 use crate::error::ApiError;
@@ -130,7 +130,7 @@ pub async fn webhook(State(engine): State<Arc<Engine>>, request: Request) -> Res
 /// # Errors
 /// See the table of routes.
 pub async fn predict(State(engine): State<Arc<Engine>>, request: Request) -> Result<Json<Value>, ApiError> {
-    let received = receive(request, &engine.settings.limits).await?;
+    let received = admit(&engine, request).await?;
     within(&engine, async {
         let LabelStudioPredict { tasks, label_config, params } = body(received.json).await?;
         let brush = brush(label_config.as_deref().unwrap_or_default())?;
@@ -238,22 +238,16 @@ async fn result(engine: &Arc<Engine>, task: &LabelStudioTask, brush: &Brush, ask
     let address = task.data.get(&brush.field).or_else(|| task.data.values().next()).and_then(Value::as_str);
     let address = address.ok_or_else(|| unclear(format!("the task has no image in its field `{}`", brush.field)))?.to_owned();
     let (settings, limits) = (engine.settings.label_studio.clone(), engine.settings.limits.clone());
-    let bytes = blocking(move || picture(&address, settings.as_ref(), &limits)).await?;
-    let (store, max_pixels, own) = (engine.store.clone(), limits_pixels(engine), bytes.clone());
-    let photo = blocking(move || crate::ask::decoded(&store, &own, "image".as_ref(), max_pixels)).await?;
+    let photo = photo(engine, move || picture(&address, settings.as_ref(), &limits)).await?;
     let prompts = asked.prompts(photo.image.width() as f64, photo.image.height() as f64);
     if prompts.is_empty() {
         return Ok(json!({ "result": [], "score": 0.0, "model_version": version(engine) }));
     }
-    let image = segment(engine, Picture::Bytes(bytes), None, prompts).await?;
+    let image = segment(engine, photo, None, prompts).await?;
     let items: Vec<Value> = regions(&image, brush, asked);
     let scores: Vec<f64> = items.iter().filter_map(|item| item["score"].as_f64()).collect();
     let score = scores.iter().sum::<f64>() / scores.len().max(1) as f64;
     Ok(json!({ "result": items, "score": score, "model_version": version(engine) }))
-}
-
-fn limits_pixels(engine: &Engine) -> u64 {
-    engine.settings.limits.max_pixels
 }
 
 fn regions(image: &MaskImage, brush: &Brush, asked: &Asked) -> Vec<Value> {

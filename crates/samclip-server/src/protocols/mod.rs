@@ -19,14 +19,27 @@ use crate::ask::{Asked, answer, blocking, decoded};
 use crate::body::decode_image;
 use crate::engine::Engine;
 use crate::error::{ApiError, Kind};
+use crate::store::Photo;
 use crate::wire::{PromptJson, SegmentRequest, parse};
 
-/// An image as a tool sends it.
-pub enum Picture {
-    /// Base64 or a `data:` URL.
-    Text(String),
-    /// A file's bytes.
-    Bytes(Bytes),
+/// The photo of a file that `bytes` gives.
+///
+/// # Errors
+/// What `bytes` says, and see [`decoded`].
+pub async fn photo(
+    engine: &Engine,
+    bytes: impl FnOnce() -> Result<Bytes, ApiError> + Send + 'static,
+) -> Result<Photo, ApiError> {
+    let (store, max_pixels) = (engine.store.clone(), engine.settings.limits.max_pixels);
+    blocking(move || decoded(&store, &bytes()?, "image".as_ref(), max_pixels)).await
+}
+
+/// The photo of base64 text or a `data:` URL.
+///
+/// # Errors
+/// See [`photo`].
+pub async fn photo_of(engine: &Engine, text: String) -> Result<Photo, ApiError> {
+    photo(engine, move || Ok(decode_image(&text)?.into())).await
 }
 
 /// The masks for a tool's prompts.
@@ -35,18 +48,11 @@ pub enum Picture {
 /// See `POST /v1/segment`.
 pub async fn segment(
     engine: &Arc<Engine>,
-    picture: Picture,
+    photo: Photo,
     model: Option<&str>,
     prompts: Vec<PromptJson>,
 ) -> Result<MaskImage, ApiError> {
-    let (store, max_pixels) = (engine.store.clone(), engine.settings.limits.max_pixels);
     let file = PathBuf::from("image");
-    let name = file.clone();
-    let photo = blocking(move || match picture {
-        Picture::Text(text) => decoded(&store, &decode_image(&text)?, &name, max_pixels),
-        Picture::Bytes(bytes) => decoded(&store, &bytes, &name, max_pixels),
-    });
-    let photo = photo.await?;
     let adapter = model.filter(|model| *model != engine.served()[0].name);
     let (served, model) = engine.model(None, adapter).await?;
     let request = SegmentRequest::of(prompts);

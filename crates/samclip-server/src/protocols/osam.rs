@@ -14,9 +14,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::{Picture, body, corners, mask, segment, unclear};
-use crate::ask::within;
-use crate::body::receive;
+use super::{body, corners, mask, photo_of, segment, unclear};
+use crate::ask::{admit, within};
 use crate::engine::Engine;
 use crate::error::ApiError;
 use crate::wire::PromptJson;
@@ -52,14 +51,15 @@ pub struct OsamPrompt {
 /// # Errors
 /// See the table of routes.
 pub async fn generate(State(engine): State<Arc<Engine>>, request: Request) -> Result<Json<Value>, ApiError> {
-    let received = receive(request, &engine.settings.limits).await?;
+    let received = admit(&engine, request).await?;
     within(&engine, async {
         let OsamRequest { model, image, prompt } = body(received.json).await?;
         let image = image.ok_or_else(|| unclear("no image: image embeddings of other models are not taken"))?;
         let prompt = prompt.ok_or_else(|| unclear("no prompt: expected points or texts"))?;
         let prompts = prompts(&prompt)?;
         let known = engine.served().iter().any(|served| served.adapter.as_ref() == Some(&model));
-        let found = segment(&engine, Picture::Text(image), known.then_some(model.as_str()), prompts).await?;
+        let photo = photo_of(&engine, image).await?;
+        let found = segment(&engine, photo, known.then_some(model.as_str()), prompts).await?;
         let annotations = annotations(&found, &prompt);
         Ok(Json(json!({ "model": model, "image_embedding": null, "annotations": annotations })))
     })

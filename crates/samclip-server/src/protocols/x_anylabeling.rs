@@ -13,9 +13,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::{Picture, body, mask, outlines, segment, unclear};
-use crate::ask::within;
-use crate::body::receive;
+use super::{body, mask, outlines, photo_of, segment, unclear};
+use crate::ask::{admit, within};
 use crate::engine::{Engine, Served};
 use crate::error::ApiError;
 use crate::wire::PromptJson;
@@ -86,13 +85,13 @@ pub fn models(base: &Served, model: &Model, adapters: &[&str]) -> Value {
 /// # Errors
 /// See the table of routes.
 pub async fn predict(State(engine): State<Arc<Engine>>, request: Request) -> Result<Json<Value>, ApiError> {
-    let received = receive(request, &engine.settings.limits).await?;
+    let received = admit(&engine, request).await?;
     within(&engine, async {
         let XAnyLabelingRequest { model, image, params } = body(received.json).await?;
         let prompts = prompts(&params)?;
         let image = match prompts.is_empty() {
             true => None,
-            false => Some(segment(&engine, Picture::Text(image), model.as_deref(), prompts).await?),
+            false => Some(segment(&engine, photo_of(&engine, image).await?, model.as_deref(), prompts).await?),
         };
         let shapes = image.map(|image| shapes(&image, &params)).unwrap_or_default();
         Ok(Json(json!({ "data": { "shapes": shapes, "description": "", "replace": params.marks.is_empty() } })))

@@ -2,6 +2,7 @@
 
 mod brush_rle;
 mod common;
+mod documented;
 mod http;
 mod malformed;
 mod random;

@@ -55,7 +55,7 @@ impl Watch {
     fn judge(&mut self, model: &ClipGuidedSam, data: &PairData) -> Result<Option<f64>> {
         let dim = data.vectors.first().map_or(0, Vec::len);
         let table = TextTable::new(data.names.clone(), data.vectors.concat(), dim, &[])?;
-        let text = GuidedText::Table(Box::new(table));
+        let text = Arc::new(GuidedText::Table(Box::new(table)));
         let (classes, name) = (data.names.clone(), "adapter in training".to_owned());
         let predictor = GuidedPredictor { model: model.clone(), text, classes, base: None, name };
         let mut sums = vec![Overlap::default(); data.names.len()];

@@ -112,6 +112,9 @@ pub enum LogFormat {
     Json,
 }
 
+/// Requests or connections; more than any machine holds.
+const MOST: usize = 1 << 20;
+
 /// PASCAL VOC's classes: what CVAT's detector looks for where nothing else is said.
 const DETECTOR_LABELS: [&str; 20] = [
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table", "dog", "horse",
@@ -174,14 +177,14 @@ fn settings(args: Args, file: FileSettings) -> Result<Settings> {
     let standard = Limits::STANDARD;
     let limits = Limits {
         max_body: megabytes(args.max_body_mb.or(file.max_body_mb), standard.max_body as u64) as usize,
-        max_bodies: standard.max_bodies,
+        max_receiving: standard.max_receiving,
         max_pixels: args.max_pixels.or(file.max_pixels).unwrap_or(standard.max_pixels),
         max_prompts: args.max_prompts.or(file.max_prompts).unwrap_or(standard.max_prompts),
-        queue: args.queue.or(file.queue).unwrap_or(standard.queue).max(1),
+        queue: args.queue.or(file.queue).unwrap_or(standard.queue).clamp(1, MOST),
         deadline: args.deadline.or(file.deadline).unwrap_or(standard.deadline).max(1),
         grace: args.grace.or(file.grace).unwrap_or(standard.grace),
         cache: megabytes(args.cache_mb.or(file.cache_mb), standard.cache),
-        connections: args.connections.or(file.connections).unwrap_or(standard.connections).max(1),
+        connections: args.connections.or(file.connections).unwrap_or(standard.connections).clamp(1, MOST),
         patience: standard.patience,
     };
     // a flag or the environment beats the configuration; a file beats a word, which may be the environment's for all
