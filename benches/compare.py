@@ -27,6 +27,7 @@ import tomllib
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ENOUGH, THREADS = 7, 2
 PACKAGES = ["torch", "segment-anything", "open-clip-torch", "onnxruntime", "numpy"]
+CRATES = ["candle-core", "rten"]
 
 
 def contenders(group, args):
@@ -123,6 +124,8 @@ def versions(args):
         except importlib.metadata.PackageNotFoundError:
             pass
     samclip = json.loads(output(args.samclip, "version", "--json") or "{}")
+    lock = tomllib.loads((ROOT / "benches/peers/rust/Cargo.lock").read_text())
+    found |= {package["name"]: package["version"] for package in lock["package"] if package["name"] in CRATES}
     changed = output("git", "status", "--porcelain", "--untracked-files=no", "crates")
     return {
         "samclip": samclip.get("version"), "commit": output("git", "rev-parse", "--short", "HEAD"),
