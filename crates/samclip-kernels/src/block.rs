@@ -7,7 +7,6 @@
 //! are packed once ([`PackedLinear`]). Twin: the same steps as separate kernels, `tests/block.rs`.
 use crate::block_attention::{Heads, Rel, Window};
 use crate::engine::{Engine, F32, Mat, Precision, Start};
-use crate::isa;
 use crate::packed::PackedLinear;
 use crate::relative::RelPanels;
 use crate::scratch::{Scratch, SharedPtr};
@@ -129,7 +128,7 @@ impl Block {
     /// The relative positions packed for AMX, where it multiplies.
     fn panels(&self, tables: &RelTables) -> Option<RelPanels> {
         #[cfg(target_arch = "x86_64")]
-        if isa::current() == isa::Isa::Amx && self.precision == Precision::Bf16 {
+        if crate::isa::current() == crate::isa::Isa::Amx && self.precision == Precision::Bf16 {
             let head_dim = (self.dim() / self.heads) as f32;
             return RelPanels::of(tables, head_dim.sqrt().recip());
         }

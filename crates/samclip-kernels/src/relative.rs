@@ -46,6 +46,7 @@ impl RelPanels {
 }
 
 /// Where the terms of query `i` start in its row of the product: those of key rows, those of key columns.
+#[cfg(target_arch = "x86_64")]
 pub(crate) fn first_columns(panels: &RelPanels, i: usize) -> (usize, usize) {
     let (h, w) = panels.grid;
     (h - 1 - i / w, panels.columns.0 + w - 1 - i % w)
