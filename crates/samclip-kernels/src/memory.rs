@@ -12,7 +12,7 @@ const LEAST: usize = 2 * HUGE;
 /// Asks for large pages inside `bytes` bytes from `ptr`; elsewhere than on Linux it does nothing.
 ///
 /// Only pages that lie inside as a whole: memory outside the request never grows.
-pub(crate) fn advise(ptr: *mut u8, bytes: usize) {
+fn advise(ptr: *mut u8, bytes: usize) {
     #[cfg(target_os = "linux")]
     if bytes >= LEAST && !ptr.is_null() {
         let skip = ptr.addr().next_multiple_of(HUGE) - ptr.addr();

@@ -1,7 +1,6 @@
 //! Linear maps whose weight is packed once, in the order in which the products read it.
 use crate::engine::{Engine, F32, Mat, Precision, Start};
 use crate::isa::{self, Isa};
-use crate::memory::advise;
 use crate::norm::norm_row;
 use crate::block::Norm;
 use crate::simd::{Kernel, Simd, dispatch};
@@ -34,7 +33,6 @@ impl Aligned {
         if ptr.is_null() {
             handle_alloc_error(layout);
         }
-        advise(ptr.cast(), layout.size());
         Self { ptr, words }
     }
 

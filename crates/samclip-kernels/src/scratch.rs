@@ -2,7 +2,6 @@
 //!
 //! Global rather than per thread: training drivers and pools come and go, and a
 //! buffer of tens of megabytes is worth more than an uncontended lock.
-use crate::memory::advise;
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -67,7 +66,6 @@ impl Scratch {
         if ptr.is_null() {
             handle_alloc_error(layout);
         }
-        advise(ptr.cast(), layout.size());
         Self { ptr, words, init: false }
     }
 
