@@ -230,39 +230,52 @@ unsafe fn write_back(
 /// together fetch the whole next panel.
 const AHEAD: usize = 192;
 
+/// Empty instructions behind an AMX instruction. Where the core's other hardware thread is busy, AMX instructions
+/// in close order hold each other up; with others between them a block is half as long again as fast, and on a
+/// core of its own they cost nothing (docs/decisions/0015).
+macro_rules! rest {
+    (4) => {
+        ".fill 4, 1, 0x90\n"
+    };
+    (8) => {
+        ".fill 8, 1, 0x90\n"
+    };
+}
+pub(crate) use rest;
+
 /// The instructions of a 32 x 32 block after its four C tiles have their start: loads of a step stand between
 /// the products of the one before, `$fetch` follows them.
 macro_rules! full_block {
     ($($fetch:literal),*) => {
         concat!(
-            "tileloadd tmm4, [{a} + {s}*1]\n",
-            "tileloadd tmm6, [{b} + {s}*1]\n",
-            "tileloadd tmm5, [{a} + {s}*1 + 1024]\n",
-            "tileloadd tmm7, [{b} + {s}*1 + 1024]\n",
+            "tileloadd tmm4, [{a} + {s}*1]\n", rest!(4),
+            "tileloadd tmm6, [{b} + {s}*1]\n", rest!(4),
+            "tileloadd tmm5, [{a} + {s}*1 + 1024]\n", rest!(4),
+            "tileloadd tmm7, [{b} + {s}*1 + 1024]\n", rest!(4),
             "dec {kt}\n",
             "jz 3f\n",
             "2:\n",
             "add {a}, 2048\nadd {b}, 2048\n",
-            "tdpbf16ps tmm0, tmm4, tmm6\n",
-            "tdpbf16ps tmm2, tmm5, tmm6\n",
-            "tileloadd tmm6, [{b} + {s}*1]\n",
-            "tdpbf16ps tmm1, tmm4, tmm7\n",
-            "tileloadd tmm4, [{a} + {s}*1]\n",
-            "tdpbf16ps tmm3, tmm5, tmm7\n",
-            "tileloadd tmm5, [{a} + {s}*1 + 1024]\n",
-            "tileloadd tmm7, [{b} + {s}*1 + 1024]\n",
+            "tdpbf16ps tmm0, tmm4, tmm6\n", rest!(8),
+            "tdpbf16ps tmm2, tmm5, tmm6\n", rest!(8),
+            "tileloadd tmm6, [{b} + {s}*1]\n", rest!(4),
+            "tdpbf16ps tmm1, tmm4, tmm7\n", rest!(8),
+            "tileloadd tmm4, [{a} + {s}*1]\n", rest!(4),
+            "tdpbf16ps tmm3, tmm5, tmm7\n", rest!(8),
+            "tileloadd tmm5, [{a} + {s}*1 + 1024]\n", rest!(4),
+            "tileloadd tmm7, [{b} + {s}*1 + 1024]\n", rest!(4),
             $($fetch,)*
             "dec {kt}\n",
             "jnz 2b\n",
             "3:\n",
-            "tdpbf16ps tmm0, tmm4, tmm6\n",
-            "tdpbf16ps tmm2, tmm5, tmm6\n",
-            "tdpbf16ps tmm1, tmm4, tmm7\n",
-            "tdpbf16ps tmm3, tmm5, tmm7\n",
-            "tilestored [{c} + {l}*1], tmm0\n",
-            "tilestored [{c} + {l}*1 + 64], tmm1\n",
-            "tilestored [{c2} + {l}*1], tmm2\n",
-            "tilestored [{c2} + {l}*1 + 64], tmm3\n",
+            "tdpbf16ps tmm0, tmm4, tmm6\n", rest!(8),
+            "tdpbf16ps tmm2, tmm5, tmm6\n", rest!(8),
+            "tdpbf16ps tmm1, tmm4, tmm7\n", rest!(8),
+            "tdpbf16ps tmm3, tmm5, tmm7\n", rest!(8),
+            "tilestored [{c} + {l}*1], tmm0\n", rest!(4),
+            "tilestored [{c} + {l}*1 + 64], tmm1\n", rest!(4),
+            "tilestored [{c2} + {l}*1], tmm2\n", rest!(4),
+            "tilestored [{c2} + {l}*1 + 64], tmm3\n", rest!(4),
         )
     };
 }
@@ -291,8 +304,12 @@ macro_rules! run_block {
 /// Loads of the four C tiles.
 macro_rules! from_rows {
     () => {
-        "tileloadd tmm0, [{f} + {fl}*1]\ntileloadd tmm1, [{f} + {fl}*1 + 64]\n\
-         tileloadd tmm2, [{f2} + {fl}*1]\ntileloadd tmm3, [{f2} + {fl}*1 + 64]"
+        concat!(
+            "tileloadd tmm0, [{f} + {fl}*1]\n", rest!(4),
+            "tileloadd tmm1, [{f} + {fl}*1 + 64]\n", rest!(4),
+            "tileloadd tmm2, [{f2} + {fl}*1]\n", rest!(4),
+            "tileloadd tmm3, [{f2} + {fl}*1 + 64]\n", rest!(4),
+        )
     };
 }
 
@@ -350,23 +367,23 @@ unsafe fn half_block(a: *const u16, b: *const u16, kt: usize, c: *mut f32) {
     unsafe {
         asm!(
             "tilezero tmm0", "tilezero tmm1",
-            "tileloadd tmm4, [{a} + {s}*1]",
-            "tileloadd tmm6, [{b} + {s}*1]",
-            "tileloadd tmm7, [{b} + {s}*1 + 1024]",
+            "tileloadd tmm4, [{a} + {s}*1]", rest!(4),
+            "tileloadd tmm6, [{b} + {s}*1]", rest!(4),
+            "tileloadd tmm7, [{b} + {s}*1 + 1024]", rest!(4),
             "dec {kt}",
             "jz 3f",
             "2:",
             "add {a}, 2048", "add {b}, 2048",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tileloadd tmm6, [{b} + {s}*1]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tileloadd tmm4, [{a} + {s}*1]",
-            "tileloadd tmm7, [{b} + {s}*1 + 1024]",
+            "tdpbf16ps tmm0, tmm4, tmm6", rest!(8),
+            "tileloadd tmm6, [{b} + {s}*1]", rest!(4),
+            "tdpbf16ps tmm1, tmm4, tmm7", rest!(8),
+            "tileloadd tmm4, [{a} + {s}*1]", rest!(4),
+            "tileloadd tmm7, [{b} + {s}*1 + 1024]", rest!(4),
             "dec {kt}",
             "jnz 2b",
             "3:",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm0, tmm4, tmm6", rest!(8),
+            "tdpbf16ps tmm1, tmm4, tmm7", rest!(8),
             "tilestored [{c} + {l}*1], tmm0",
             "tilestored [{c} + {l}*1 + 64], tmm1",
             a = inout(reg) a => _,

@@ -2,10 +2,14 @@
 //! the operand of the second product.
 //!
 //! The same algorithm as [`Forward::run_on`] in powers of two: queries carry `scale log2(e)`, so
-//! that the exponential is one polynomial and a change of exponent. The running maximum moves only
-//! when it must (`SLACK`), which leaves sums within f32 and saves most rescaling.
+//! that the exponential is one polynomial and a change of exponent. Instead of the running maximum
+//! a bound is subtracted that is known beforehand (`amx_softmax.rs`). Causal attention, unusual grids,
+//! NaN and bounds that turn out too loose take the maximum; it moves only when it must (`SLACK`), which
+//! leaves sums within f32 and saves most rescaling.
 use crate::amx::Amx;
 use crate::amx_pack::mask;
+use crate::amx_scores::scores;
+use crate::amx_softmax::{Lanes, RowTerms, TOO_SMALL, bound, longest, weigh};
 use crate::amx_rows::{exp2, tile_row};
 use crate::attention::{Forward, RelRow, head_view, rel_row, scale_row};
 use crate::engine::{Engine, Mat, Start};
@@ -17,10 +21,8 @@ use std::f32::consts::{LN_2, LOG2_E};
 
 /// Queries of one block.
 const BLOCK: usize = 64;
-/// Keys of one chunk, where there are more than `WHOLE`.
-const CHUNK: usize = 128;
-/// Keys that are one chunk.
-const WHOLE: usize = 256;
+/// Keys of one chunk.
+const CHUNK: usize = 256;
 /// How far scores may rise above the kept maximum, in powers of two.
 const SLACK: f32 = 8.0;
 
@@ -39,6 +41,15 @@ struct Buffers {
     terms: Scratch,
 }
 
+/// Operands of the two products: a block of queries, all keys and values in chunks of `chunk`.
+struct Panels {
+    q: *const f32,
+    k: *const f32,
+    v: *const f32,
+    v_words: usize,
+    chunk: usize,
+}
+
 impl Forward<'_> {
     /// # Safety
     /// The tier is AMX; the slices cover their shapes; no other running task writes these
@@ -48,11 +59,12 @@ impl Forward<'_> {
         let sh = *self.shape;
         let (d, keys) = (sh.head_dim, sh.keys);
         let (b, h) = (self.head / sh.heads, self.head % sh.heads);
-        let chunk = if keys <= WHOLE { keys.max(1).next_multiple_of(32) } else { CHUNK };
+        let chunk = CHUNK.min(keys.max(1).next_multiple_of(32));
         let (e, v_words) = (Amx, Amx::b_words(chunk, d));
         let kt = Scratch::take(Amx::b_words(d, keys));
         let vb = Scratch::take(keys.div_ceil(chunk) * v_words);
         let (qa, scaled) = (Scratch::take(Amx::a_words(BLOCK, d)), Scratch::take(BLOCK * d));
+        let lanes = if sh.causal || keys == 0 { None } else { Lanes::of(self.grid()) };
         let buffers = Buffers {
             scores: Scratch::take(BLOCK * chunk),
             probabilities: Scratch::take(Amx::a_words(BLOCK, chunk)),
@@ -69,6 +81,8 @@ impl Forward<'_> {
                 let v = head_view(self.v, b, h).at(j, 0);
                 e.pack_b(v, chunk.min(keys - j), d, vb.ptr().add(j / chunk * v_words));
             }
+            let mut lanes = lanes.map(|lanes| (lanes, longest(head_view(self.k, b, h).ptr, keys, self.k.1.row, d)));
+            let panels = Panels { q: qa.ptr(), k: kt.ptr(), v: vb.ptr(), v_words, chunk };
             e.begin();
             for i0 in (self.range.0..self.range.1).step_by(BLOCK) {
                 let rows = BLOCK.min(self.range.1 - i0);
@@ -79,6 +93,13 @@ impl Forward<'_> {
                 if let Some(p) = self.panels {
                     e.mul(rows, p.columns.1, d, qa.ptr(), p.words.ptr(), buffers.terms.ptr(), p.columns.1, Start::Zero);
                 }
+                if let Some((lanes, longest)) = &lanes
+                    && self.bounded(s, &buffers, &panels, lanes, *longest, scaled.ptr(), (i0, rows))
+                {
+                    continue;
+                }
+                // What was too loose once is likely to be so again.
+                lanes = None;
                 let mut state = State { max: [f32::NEG_INFINITY; BLOCK], sum: [[0.0; 16]; BLOCK] };
                 if sh.causal || keys == 0 {
                     std::ptr::write_bytes(buffers.acc.ptr(), 0, rows * d);
@@ -88,8 +109,7 @@ impl Forward<'_> {
                         break;
                     }
                     let n = chunk.min(keys - j);
-                    let k = kt.ptr().add(j * Amx::words(d));
-                    e.mul(rows, n, d, qa.ptr(), k, buffers.scores.ptr(), chunk, Start::Zero);
+                    scores(qa.ptr(), kt.ptr().add(j * Amx::words(d)), d, (rows, n), buffers.scores.ptr(), chunk);
                     self.soften(s, &mut state, &buffers, (i0, rows), (j, n, chunk));
                     let start = if j == 0 { Start::Zero } else { Start::Add };
                     let v = vb.ptr().add(j / chunk * v_words);
@@ -99,6 +119,56 @@ impl Forward<'_> {
             }
             e.end();
         }
+    }
+
+    /// Grid of the keys where there are relative positions.
+    fn grid(&self) -> Option<(usize, usize)> {
+        self.panels.map(|p| p.grid).or(self.rel.as_ref().map(|rel| rel.grid))
+    }
+
+    /// A block of queries under a bound that is known beforehand; false when it does not hold or is too loose,
+    /// and then nothing has been written.
+    ///
+    /// # Safety
+    /// As `run_amx`; panels, terms and `scaled` are those of the block.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn bounded<S: Simd>(
+        &self, s: S, buffers: &Buffers, panels: &Panels, lanes: &Lanes, longest: f32, scaled: *const f32, (i0, rows): (usize, usize),
+    ) -> bool {
+        let (d, keys, chunk) = (self.shape.head_dim, self.shape.keys, panels.chunk);
+        let mut state = State { max: [0.0; BLOCK], sum: [[0.0; 16]; BLOCK] };
+        let mut terms = [None; BLOCK];
+        // SAFETY: contract above.
+        unsafe {
+            for r in 0..rows {
+                let row = self.positions(buffers, i0, r);
+                terms[r] = row.map(|((h, w, _), unit)| RowTerms { h, w, unit });
+                state.max[r] = bound(scaled.add(r * d), d, longest, lanes, keys, terms[r]);
+                if !state.max[r].is_finite() {
+                    return false;
+                }
+            }
+            for j in (0..keys).step_by(chunk) {
+                let n = chunk.min(keys - j);
+                scores(panels.q, panels.k.add(j * Amx::words(d)), d, (rows, n), buffers.scores.ptr(), chunk);
+                for r in 0..rows {
+                    let row = buffers.scores.ptr().add(r * chunk);
+                    let to = tile_row(buffers.probabilities.ptr().cast(), n.div_ceil(32), r);
+                    weigh(row, (j, n), lanes, terms[r], state.max[r], &mut state.sum[r], to);
+                }
+                let start = if j == 0 { Start::Zero } else { Start::Add };
+                let v = panels.v.add(j / chunk * panels.v_words);
+                Amx.mul(rows, d, n, buffers.probabilities.ptr(), v, buffers.acc.ptr(), d, start);
+            }
+            let fits = |sum: &[f32; 16]| sum.iter().sum::<f32>() >= TOO_SMALL;
+            if !state.sum[..rows].iter().all(fits) {
+                return false;
+            }
+            self.finish(s, &state, buffers, (i0, rows));
+        }
+        true
     }
 
     /// Rows of scores to rows of the second product's operand. Each step passes over all rows, so that no

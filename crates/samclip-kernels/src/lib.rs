@@ -20,6 +20,10 @@ mod amx_attention;
 mod amx_pack;
 #[cfg(target_arch = "x86_64")]
 mod amx_rows;
+#[cfg(target_arch = "x86_64")]
+mod amx_scores;
+#[cfg(target_arch = "x86_64")]
+mod amx_softmax;
 mod attention;
 mod attention_backward;
 mod block;

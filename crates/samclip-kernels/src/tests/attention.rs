@@ -22,7 +22,7 @@ fn cases() -> Vec<Case> {
         case(1, 1, 200, 600, 32),
         case(2, 5, 197, 197, 80),
     ];
-    for (h, w, d) in [(14, 14, 64), (5, 3, 32), (16, 16, 32), (4, 40, 16), (27, 23, 32)] {
+    for (h, w, d) in [(14, 14, 64), (5, 3, 32), (16, 16, 32), (4, 40, 16), (27, 23, 32), (5, 32, 64), (6, 64, 64)] {
         let mut c = case(1, 2, h * w, h * w, d);
         c.grid = Some((h, w));
         all.push(c);
@@ -312,4 +312,75 @@ fn late_keys_that_win_make_the_early_ones_small() {
             close(&format!("{isa:?} {precision:?} lse"), &lse, &want_lse, t);
         }
     });
+}
+
+/// Forward against f64 for one head, in bf16 and f32 on every tier.
+fn forward_is_right(c: &Case, x: &Data) {
+    let s = &c.shape;
+    let (want, want_lse, _) = naive(c, x);
+    let dense = |n| RowStrides::head_major(s.heads, n, s.head_dim);
+    let (queries, keys) = (dense(s.queries), dense(s.keys));
+    every_tier(|isa| {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let rel = x.rel.as_ref().map(|(h, w)| RelPos { h, w, grid: c.grid.unwrap() });
+            let (mut out, mut lse) = (vec![0.0; x.q.len()], vec![0.0; s.heads * s.queries]);
+            attention_forward(precision, s, (&x.q, queries), (&x.k, keys), (&x.v, keys), rel, (&mut out, queries), &mut lse);
+            let t = if precision == Precision::Bf16 && isa == Isa::Amx { 1.5e-2 } else { 1e-5 };
+            close(&format!("{isa:?} {precision:?} out"), &out, &want, t);
+            close(&format!("{isa:?} {precision:?} lse"), &lse, &want_lse, t);
+        }
+    });
+}
+
+/// Long queries and long keys that hardly meet: |q| |k| is hundreds of powers of two above every score.
+#[test]
+fn scores_far_below_their_bound_lose_nothing() {
+    for grid in [None, Some((14, 14)), Some((10, 32))] {
+        let n = grid.map_or(330, |(h, w)| h * w);
+        let mut c = case(1, 2, n, n, 64);
+        c.grid = grid;
+        let mut x = inputs(&c);
+        // Powers of two: the rounding of the long parts is none.
+        x.q.chunks_exact_mut(64).for_each(|row| (row[0], row[1]) = (64.0, 0.0));
+        x.k.chunks_exact_mut(64).for_each(|row| (row[0], row[1]) = (0.0, 64.0));
+        forward_is_right(&c, &x);
+        // And with one key alone that is that long: the rest keep their weight.
+        let mut x = inputs(&c);
+        x.k[64..128].fill(0.0);
+        x.k[64 + 7] = -2048.0;
+        x.q.chunks_exact_mut(64).for_each(|row| row[7] = 0.25);
+        forward_is_right(&c, &x);
+    }
+}
+
+/// A NaN in one head's keys, queries or terms reaches that head's rows and no other's.
+#[test]
+fn not_a_number_stays() {
+    for grid in [None, Some((5, 32)), Some((14, 14)), Some((3, 40))] {
+        let n = grid.map_or(100, |(h, w)| h * w);
+        let mut c = case(1, 2, n, n, 64);
+        c.grid = grid;
+        let s = &c.shape;
+        let rows = RowStrides::head_major(2, n, 64);
+        for place in 0..4 {
+            let mut x = inputs(&c);
+            match (place, &mut x.rel) {
+                (0, _) => x.q[5 * 64 + 3] = f32::NAN,
+                (1, _) => x.k[5 * 64 + 3] = f32::NAN,
+                (2, Some((h, _))) => h[1] = f32::NAN,
+                (3, Some((_, w))) => w[1] = f32::NAN,
+                _ => continue,
+            }
+            every_tier(|isa| {
+                let rel = x.rel.as_ref().map(|(h, w)| RelPos { h, w, grid: grid.unwrap() });
+                let (mut out, mut lse) = (vec![0.0; x.q.len()], vec![0.0; 2 * n]);
+                attention_forward(Precision::Bf16, s, (&x.q, rows), (&x.k, rows), (&x.v, rows), rel, (&mut out, rows), &mut lse);
+                let (first, second) = out.split_at(n * 64);
+                assert!(second.iter().all(|v| v.is_finite()), "{isa:?} {grid:?} {place}: another head");
+                let row = if place == 0 { 5 } else { 0 };
+                assert!(first[row * 64..][..64].iter().all(|v| v.is_nan()), "{isa:?} {grid:?} {place}: its row");
+                assert_eq!(first[64 * 7].is_nan(), place == 1, "{isa:?} {grid:?} {place}: another row");
+            });
+        }
+    }
 }
