@@ -60,7 +60,7 @@ pub use mask_runs::{Axis, MaskRuns, Resize};
 pub use memory::{HugePages, keep_freed};
 pub use norm::{layer_norm, layer_norm_backward};
 pub use optim::{AdamW, adamw_step};
-pub use packed::PackedLinear;
+pub use packed::{Bytes as PackedBytes, PackedLinear};
 pub use two_way::{ImageSide, Update};
 pub use upscaling::Upscaling;
 pub use self_attention::{RelTables, Saved, TableGrads, self_attention, self_attention_backward};

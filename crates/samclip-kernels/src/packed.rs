@@ -13,11 +13,23 @@ use crate::amx::Amx;
 /// Columns of C that stay in the second-level cache while the depth blocks pass.
 pub(crate) const COLUMNS: usize = 256;
 
-/// Memory at a cache line's start, owned.
+/// Memory at a cache line's start: owned, or kept alive by somebody else's.
 #[derive(Debug)]
 struct Aligned {
     ptr: *mut f32,
     words: usize,
+    owner: Option<Kept>,
+}
+
+/// What keeps the bytes of packed weights, such as a mapped file.
+pub type Bytes = std::sync::Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+struct Kept(#[allow(dead_code)] Bytes);
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Kept")
+    }
 }
 
 // SAFETY: plain memory, owned; shared access only reads.
@@ -33,7 +45,21 @@ impl Aligned {
         if ptr.is_null() {
             handle_alloc_error(layout);
         }
-        Self { ptr, words }
+        Self { ptr, words, owner: None }
+    }
+
+    /// The bytes themselves where they lie as packed weights must, else a copy.
+    fn of(bytes: &Bytes) -> Self {
+        let slice = (**bytes).as_ref();
+        let (ptr, words) = (slice.as_ptr(), slice.len() / 4);
+        if ptr.addr().is_multiple_of(64) {
+            // Nothing writes packed words after `Pack`, which takes memory of its own.
+            return Self { ptr: ptr.cast_mut().cast(), words, owner: Some(Kept(bytes.clone())) };
+        }
+        let copy = Self::zeroed(words);
+        // SAFETY: both have `words` words, and the copy is new.
+        unsafe { std::ptr::copy_nonoverlapping(ptr, copy.ptr.cast::<u8>(), words * 4) };
+        copy
     }
 
     fn layout(words: usize) -> Layout {
@@ -43,8 +69,10 @@ impl Aligned {
 
 impl Drop for Aligned {
     fn drop(&mut self) {
-        // SAFETY: allocated by `zeroed` with the same layout.
-        unsafe { dealloc(self.ptr.cast(), Self::layout(self.words)) }
+        if self.owner.is_none() {
+            // SAFETY: allocated by `zeroed` with the same layout.
+            unsafe { dealloc(self.ptr.cast(), Self::layout(self.words)) }
+        }
     }
 }
 
@@ -72,7 +100,34 @@ impl PackedLinear {
         let n = weight.len() / k;
         let bias = if bias.is_empty() { vec![0.0; n] } else { bias.to_vec() };
         assert_eq!(bias.len(), n, "packed linear: the bias does not have {n} elements");
-        dispatch(Pack { precision, weight, n, k, bias })
+        dispatch(Pack { precision, weight: Some(weight), n, k, bias, packed: None }).expect("a weight can be packed")
+    }
+
+    /// A weight `[n, k]` whose words [`Self::words`] gave out under the same [`Self::layout`]; they are read where they
+    /// are if they start at a cache line.
+    ///
+    /// # Errors
+    /// Words of another number than the shape has.
+    pub fn from_words(precision: Precision, (n, k): (usize, usize), bias: &[f32], packed: &Bytes) -> Result<Self, String> {
+        let bias = if bias.is_empty() { vec![0.0; n] } else { bias.to_vec() };
+        assert_eq!(bias.len(), n, "packed linear: the bias does not have {n} elements");
+        dispatch(Pack { precision, weight: None, n, k, bias, packed: Some(packed) })
+    }
+
+    /// The packed words, little-endian: what [`Self::from_words`] takes.
+    pub fn words(&self) -> &[u8] {
+        // SAFETY: the memory has that many initialised words.
+        unsafe { std::slice::from_raw_parts(self.words.ptr.cast(), self.words.words * 4) }
+    }
+
+    /// Bytes of the packed form of a weight `[n, k]` on the tier in use.
+    pub fn packed_len(precision: Precision, (n, k): (usize, usize)) -> usize {
+        dispatch(Length { precision, n, k })
+    }
+
+    /// Names the order of the words that `precision` has on the tier in use; words of another name do not fit.
+    pub fn layout(precision: Precision) -> String {
+        dispatch(LayoutName(precision))
     }
 
     /// Whether the packed form is the one that `precision` takes now.
@@ -199,18 +254,62 @@ impl PackedLinear {
     }
 }
 
+/// Changes whenever the order of packed words does.
+const ORDER: u32 = 1;
+
+struct LayoutName(Precision);
+
+impl Kernel for LayoutName {
+    type Output = String;
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S, amx: bool) -> String {
+        match self.0 {
+            Precision::Bf16 if amx => format!("amx-bf16-{ORDER}"),
+            _ => format!("f32x{}-{ORDER}", S::N),
+        }
+    }
+}
+
+/// Depths of a block, and words of all blocks.
+fn sizes<E: Engine>(n: usize, k: usize) -> (usize, usize) {
+    let kc = k.div_ceil(k.div_ceil(E::DEPTH)).next_multiple_of(32).min(k.next_multiple_of(32));
+    let depths = (0..k.div_ceil(kc)).map(|i| kc.min(k - i * kc));
+    (kc, depths.map(|depth| n.next_multiple_of(E::NR) * E::words(depth)).sum())
+}
+
+struct Length {
+    precision: Precision,
+    n: usize,
+    k: usize,
+}
+
+impl Kernel for Length {
+    type Output = usize;
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S, amx: bool) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if amx && self.precision == Precision::Bf16 {
+            return sizes::<Amx>(self.n, self.k).1 * 4;
+        }
+        let _ = (amx, self.precision);
+        sizes::<F32<S>>(self.n, self.k).1 * 4
+    }
+}
+
 struct Pack<'a> {
     precision: Precision,
-    weight: &'a [f32],
+    weight: Option<&'a [f32]>,
     n: usize,
     k: usize,
     bias: Vec<f32>,
+    /// Instead of the weight.
+    packed: Option<&'a Bytes>,
 }
 
 impl Kernel for Pack<'_> {
-    type Output = PackedLinear;
+    type Output = Result<PackedLinear, String>;
     #[inline(always)]
-    fn run<S: Simd>(self, s: S, amx: bool) -> PackedLinear {
+    fn run<S: Simd>(self, s: S, amx: bool) -> Self::Output {
         #[cfg(target_arch = "x86_64")]
         if amx && self.precision == Precision::Bf16 {
             return self.on(Amx);
@@ -222,20 +321,22 @@ impl Kernel for Pack<'_> {
 
 impl Pack<'_> {
     #[inline(always)]
-    fn on<E: Engine>(self, e: E) -> PackedLinear {
-        let Self { precision, weight, n, k, bias } = self;
-        let kc = k.div_ceil(k.div_ceil(E::DEPTH)).next_multiple_of(32).min(k.next_multiple_of(32));
-        let column = E::words(kc);
-        let columns = n.next_multiple_of(E::NR);
-        let depths = (0..k.div_ceil(kc)).map(|i| kc.min(k - i * kc));
-        let words = depths.map(|depth| columns * E::words(depth)).sum();
-        let packed = Aligned::zeroed(words);
-        let out = PackedLinear { words: packed, bias, n, k, kc, column, precision, isa: isa::current() };
-        let mat = Mat { ptr: weight.as_ptr(), rs: k, cs: 1 }.t();
-        for (block, first, depth) in out.blocks() {
-            // SAFETY: the weight is n x k; panels have the words of the layout.
-            unsafe { e.pack_b(mat.at(first, 0), depth, n, out.panel::<E>(block, 0).cast_mut()) };
+    fn on<E: Engine>(self, e: E) -> Result<PackedLinear, String> {
+        let Self { precision, weight, n, k, bias, packed } = self;
+        let (kc, words) = sizes::<E>(n, k);
+        let memory = match packed {
+            Some(bytes) if (**bytes).as_ref().len() == words * 4 => Aligned::of(bytes),
+            Some(bytes) => return Err(format!("{} bytes, {n} x {k} has {}", (**bytes).as_ref().len(), words * 4)),
+            None => Aligned::zeroed(words),
+        };
+        let out = PackedLinear { words: memory, bias, n, k, kc, column: E::words(kc), precision, isa: isa::current() };
+        if let Some(weight) = weight {
+            let mat = Mat { ptr: weight.as_ptr(), rs: k, cs: 1 }.t();
+            for (block, first, depth) in out.blocks() {
+                // SAFETY: the weight is n x k; panels have the words of the layout.
+                unsafe { e.pack_b(mat.at(first, 0), depth, n, out.panel::<E>(block, 0).cast_mut()) };
+            }
         }
-        out
+        Ok(out)
     }
 }

@@ -9,6 +9,7 @@ use burn::tensor::Tensor;
 
 use crate::init::Init;
 use crate::layers::{Activation, LayerNorm, Mlp};
+use crate::ops::Packable;
 use crate::sam::{
     self, Block, ImageEncoder, MaskDecoder, MaskDecoderConfig, MaskLogits, MaskOutput, PromptEncoder, PromptInput,
     SamConfig, StageSize, Stem, VitDetConfig,
@@ -111,6 +112,13 @@ impl SamClip {
     /// Both heads start here: one encoder pass serves both.
     pub fn tokens(&self, pixels: Tensor<4>) -> Tensor<4> {
         self.image_encoder.tokens(pixels)
+    }
+
+    /// What can be packed of backbone and head, under its names in a checkpoint.
+    pub fn packable(&self) -> Vec<Packable> {
+        let of = |(i, block): (usize, &Block)| block.packable(&format!("clip_head.blocks.{i}"));
+        let head = self.clip_head.blocks.iter().enumerate().filter_map(of);
+        self.image_encoder.packable().into_iter().chain(head).collect()
     }
 
     /// Image embedding of the SAM head: [B, h, w, D] -> [B, C, h, w].

@@ -8,8 +8,8 @@ use std::any::Any;
 use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Tensor, TensorData};
-use samclip_weights::{StateDict, TensorData as StoredTensor, check_strict};
+use burn::tensor::{AllocationProperty, Bytes, DType, Tensor, TensorData};
+use samclip_weights::{DType as StoredType, StateDict, TensorData as StoredTensor, check_strict_but};
 
 use crate::ModelError;
 
@@ -57,10 +57,21 @@ pub fn load_sharing<M: Module>(
     shared: &Shared,
     may_share: impl Fn(&str) -> bool,
 ) -> Result<M, ModelError> {
+    load_known(module, state, shared, may_share, |_| false)
+}
+
+/// [`load_sharing`] that does not read the values of tensors `known` to be finite.
+pub fn load_known<M: Module>(
+    module: M,
+    state: &StateDict,
+    shared: &Shared,
+    may_share: impl Fn(&str) -> bool,
+    known: impl Fn(&str) -> bool,
+) -> Result<M, ModelError> {
     let scalar = |name: &str| state.get(name).is_some_and(|stored| stored.shape().is_empty());
     let mut expected = named_shapes(&module);
     expected.iter_mut().filter(|(name, shape)| *shape == [1] && scalar(name)).for_each(|(_, shape)| shape.clear());
-    check_strict(&expected, state)?;
+    check_strict_but(&expected, state, known)?;
     Ok(module.map(&mut Load { path: Path::default(), state, shared, may_share }))
 }
 
@@ -168,9 +179,20 @@ impl<F: Fn(&str) -> bool> ModuleMapper for Load<'_, F> {
             if let Some(tensor) = self.shared.get(&name, old.dims()).filter(|_| (self.may_share)(&name)) {
                 return tensor;
             }
-            let data = TensorData::new(stored.to_f32(), old.dims());
+            let data = values(stored, old.dims());
             let grad = old.is_require_grad();
             Tensor::from_data(data, &old.device()).set_require_grad(grad)
         })
     }
+}
+
+/// A stored tensor in f32: the file's own bytes where they are f32 and lie as floats must, so that a mapped
+/// checkpoint is read when it is needed and not before.
+fn values<const D: usize>(stored: &StoredTensor, shape: [usize; D]) -> TensorData {
+    let whole = stored.dtype() == StoredType::F32 && cfg!(target_endian = "little");
+    if whole && stored.bytes().as_ptr().addr().is_multiple_of(align_of::<f32>()) {
+        let bytes = Bytes::from_shared(stored.shared_bytes(), AllocationProperty::Other);
+        return TensorData::from_bytes(bytes, shape, DType::F32);
+    }
+    TensorData::new(stored.to_f32(), shape)
 }

@@ -43,7 +43,19 @@ pub fn everything(
     image: &Image,
     options: &EverythingOptions,
 ) -> Result<MaskImage, PredictError> {
-    let answer = crate::everything::everything(model.sam()?, image, options)?;
+    let first = crate::everything::whole(model.sam()?, image)?;
+    everything_in(model, file, image, options, first)
+}
+
+/// [`everything`] of a photo that is encoded already.
+pub(crate) fn everything_in(
+    model: &Model,
+    file: &Path,
+    image: &Image,
+    options: &EverythingOptions,
+    first: crate::everything::Embedded,
+) -> Result<MaskImage, PredictError> {
+    let answer = crate::everything::everything_in(model.sam()?, image, options, first)?;
     let masks = answer.masks.iter().map(MaskRecord::of_everything).collect();
     Ok(mask_image(file, image, masks, answer.timing))
 }

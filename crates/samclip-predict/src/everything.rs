@@ -12,7 +12,7 @@ use samclip_models::sam::MaskOutput;
 use crate::decode::{EmbeddedImage, InputPrompt, MaskHead, decode_above, stability};
 use crate::error::PredictError;
 use crate::roles::Timing;
-use crate::sam::SamLike;
+use crate::sam::{SamLike, milliseconds};
 
 /// The reference's parameters, its names and its defaults ([`EverythingOptions::STANDARD`]).
 #[derive(Debug, Clone, PartialEq)]
@@ -151,13 +151,41 @@ pub struct Everything {
 /// An option out of its range.
 pub fn everything(model: &dyn SamLike, image: &Image, options: &EverythingOptions) -> Result<Everything, PredictError> {
     options.validate()?;
+    everything_in(model, image, options, whole(model, image)?)
+}
+
+/// An embedding, and how long it took in milliseconds.
+pub(crate) type Embedded = (EmbeddedImage, f64);
+
+/// The embedding of the whole photo: the first crop.
+pub(crate) fn whole(model: &dyn SamLike, image: &Image) -> Result<Embedded, PredictError> {
+    let start = std::time::Instant::now();
+    Ok((model.embed(image)?, milliseconds(start)))
+}
+
+/// [`everything`] with the first crop encoded already. The encoder works on the next crop while this one's masks are
+/// decoded.
+pub(crate) fn everything_in(
+    model: &dyn SamLike, image: &Image, options: &EverythingOptions, first: Embedded,
+) -> Result<Everything, PredictError> {
+    options.validate()?;
     let (height, width) = image.size();
     let (crop_boxes, layers) = generate_crop_boxes(width, height, options.crop_n_layers, options.crop_overlap_ratio);
     let grids = options.grids();
     let mut timing = Timing::default();
     let mut found: Vec<AutomaticMask> = Vec::new();
-    for (&crop_box, &layer) in crop_boxes.iter().zip(&layers) {
-        found.extend(process_crop(model, image, crop_box, &grids[layer], options, &mut timing)?);
+    let mut ahead = Some(first);
+    for (i, (&crop_box, &layer)) in crop_boxes.iter().zip(&layers).enumerate() {
+        let Some((embedded, encode)) = ahead.take() else { break };
+        timing.encode += encode;
+        let encode = |&[x0, y0, x1, y1]: &[usize; 4]| whole(model, &crop(image, x0, y0, x1 - x0, y1 - y0));
+        let ((masks, decode), next) = rayon::join(
+            || process_crop(model.head(), &embedded, image.size(), crop_box, &grids[layer], options),
+            || crop_boxes.get(i + 1).map(encode).transpose(),
+        );
+        found.extend(masks);
+        timing.decode += decode;
+        ahead = next?;
     }
     if crop_boxes.len() > 1 {
         // Masks of smaller crops are preferred.
@@ -182,32 +210,28 @@ fn suppress(masks: Vec<AutomaticMask>, scores: &[f32], threshold: f32) -> Vec<Au
     nms(&boxes, scores, threshold).into_iter().filter_map(|i| masks[i].take()).collect()
 }
 
+/// The masks of a crop of a photo of `full` pixels, and the milliseconds that they took.
 fn process_crop(
-    model: &dyn SamLike,
-    image: &Image,
+    head: &dyn MaskHead,
+    embedded: &EmbeddedImage,
+    full: (usize, usize),
     crop_box: [usize; 4],
     grid: &[[f64; 2]],
     options: &EverythingOptions,
-    timing: &mut Timing,
-) -> Result<Vec<AutomaticMask>, PredictError> {
+) -> (Vec<AutomaticMask>, f64) {
     let [x0, y0, x1, y1] = crop_box;
-    let cropped = crop(image, x0, y0, x1 - x0, y1 - y0);
-    let start = std::time::Instant::now();
-    let embedded = model.embed(&cropped)?;
-    timing.encode += start.elapsed().as_secs_f64() * 1e3;
     let start = std::time::Instant::now();
     let points: Vec<[f64; 2]> = grid.iter().map(|[x, y]| [x * (x1 - x0) as f64, y * (y1 - y0) as f64]).collect();
     let resize = resize(embedded.embedding.dims()[2] * 4, &embedded.transform);
-    let place = Place { resize, crop_box, full: image.size(), options };
-    let context = Batch { head: model.head(), embedded: &embedded, place };
+    let place = Place { resize, crop_box, full, options };
+    let context = Batch { head, embedded, place };
     let mut masks = Vec::new();
     for batch in points.chunks(options.points_per_batch) {
         masks.extend(context.process(batch));
     }
     let scores: Vec<f32> = masks.iter().map(|m| m.predicted_iou).collect();
     let masks = suppress(masks, &scores, options.box_nms_thresh);
-    timing.decode += start.elapsed().as_secs_f64() * 1e3;
-    Ok(masks)
+    (masks, milliseconds(start))
 }
 
 /// Logits of `side` x `side` to the crop's pixels.

@@ -9,6 +9,7 @@ use samclip_weights::StateDict;
 use crate::cache::{bytes_hash, file_hash};
 use crate::error::PredictError;
 use crate::model::ModelSpec;
+use crate::packed::PackedWords;
 
 /// Identifies the weights: the SHA-256 of the file, or of what is built in.
 ///
@@ -23,17 +24,22 @@ pub fn weights_hash(spec: &ModelSpec) -> Result<String, PredictError> {
 
 /// The file with the reference code's names, or the built-in weights of sam_clip_nano.
 pub fn read_weights(variant: Variant, path: Option<&Path>) -> Result<StateDict, PredictError> {
+    open_weights(variant, path).map(|(state, _)| state)
+}
+
+/// [`read_weights`], with what the file holds packed.
+pub(crate) fn open_weights(variant: Variant, path: Option<&Path>) -> Result<(StateDict, PackedWords), PredictError> {
     let Some(path) = path else {
         return match variant {
-            Variant::SamClipNano => Ok(StateDict::from_static_safetensors(samclip_nano::WEIGHTS)?),
+            Variant::SamClipNano => Ok((StateDict::from_static_safetensors(samclip_nano::WEIGHTS)?, PackedWords::default())),
             _ => Err(PredictError::NoWeights { model: variant.name().to_owned() }),
         };
     };
-    let state = StateDict::open(path)?;
+    let (state, packed) = StateDict::open_packed(path)?;
     let layout = samclip_weights::require_layout(&state)?;
     let state = samclip_weights::to_canonical(state, layout)?;
     samclip_weights::check_variant(&state, variant.name())?;
-    Ok(state)
+    Ok((state, PackedWords::of_file(packed)))
 }
 
 /// The text table of a SAM-CLIP: the given file, or the built-in one of sam_clip_nano.

@@ -32,6 +32,7 @@ mod heat;
 pub mod inputs;
 pub mod model;
 pub mod output;
+mod packed;
 pub mod passes;
 mod precision;
 pub mod probe;
@@ -53,6 +54,7 @@ pub use samclip_models::ModelError;
 pub use everything::{EverythingOptions, everything};
 pub use model::{Model, ModelSpec};
 pub use output::Format;
+pub use packed::{PackedFile, pack_weights};
 pub use precision::Precision;
 pub use prompt::{Point, Prompt, PromptError};
 pub use roles::{

@@ -20,6 +20,7 @@ use crate::sam::{SamLike, SamPredictor};
 use crate::sam_clip::SamClipPredictor;
 use crate::settings::settings;
 
+use crate::files::open_weights;
 pub use crate::files::{read_table, read_weights, weights_hash};
 pub use crate::sizes::{clip_config, expected_tensors, init_sam, sam_clip_config};
 
@@ -343,22 +344,29 @@ fn build(
 ) -> Result<Kind, PredictError> {
     let name = variant.name().to_owned();
     let device = device.clone();
-    let state = read_weights(variant, spec.weights.as_deref())?;
+    let (state, packed) = open_weights(variant, spec.weights.as_deref())?;
+    let none = state::Shared::default();
+    let known = |name: &str| packed.knows(name);
+    // What is built in is converted anyway and packed by the first photo.
+    let pack = |blocks| if spec.weights.is_some() { packed.pack(blocks, &state) } else { Ok(()) };
     let mut init = Init::zeros(&device);
     Ok(match variant {
         Variant::SamVitB | Variant::SamVitL | Variant::SamVitH | Variant::MobileSam => {
-            let sam = state::load(init_sam(variant, &mut init), &state)?;
+            let sam = state::load_known(init_sam(variant, &mut init), &state, &none, |_| false, known)?;
+            pack(sam.image_encoder.packable())?;
             Kind::Sam(Box::new(SamPredictor { sam, side: 1024, name, device, cache }))
         }
         Variant::ClipVitB16 | Variant::ClipVitL14 | Variant::ClipVitB16Quickgelu | Variant::ClipVitL14Quickgelu => {
             let config = clip_config(variant);
-            let clip = state::load(config.init(&mut init), &state)?;
+            let clip = state::load_known(config.init(&mut init), &state, &none, |_| false, known)?;
+            pack(clip.packable())?;
             let (side, patch) = (config.vision.image_size, config.vision.patch_size);
             Kind::Clip(Box::new(ClipPredictor { clip, side, patch, name, device, known: Default::default() }))
         }
         Variant::SamClipVitB | Variant::SamClipNano => {
             let config = sam_clip_config(variant, &state)?;
-            let model = state::load(config.init(&mut init), &state)?;
+            let model = state::load_known(config.init(&mut init), &state, &none, |_| false, known)?;
+            pack(model.packable())?;
             let text = read_table(variant, spec)?;
             if let Some(table) = &text
                 && table.dim() != config.clip_head.embed_dim

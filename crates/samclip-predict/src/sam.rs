@@ -17,7 +17,7 @@ use crate::roles::{MaskPrediction, PromptSegmenter, SegmentOptions, Segmentation
 use crate::tensors::{pixels, tensor, values};
 
 /// A model that embeds an image and decodes masks from it.
-pub trait SamLike {
+pub trait SamLike: Sync {
     /// Encodes an image for the mask decoder, or takes it from the cache.
     ///
     /// # Errors

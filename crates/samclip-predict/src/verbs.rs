@@ -9,7 +9,7 @@ use samclip_image::{DecodeLimits, Image, ImageError, LabelMap, Mask};
 
 use crate::answer::{self, class_mask};
 use crate::error::PredictError;
-use crate::everything::EverythingOptions;
+use crate::everything::{EverythingOptions, whole};
 use crate::model::Model;
 use crate::output::{self, Format, Writer};
 use crate::prompt::{self, Point};
@@ -104,9 +104,12 @@ pub fn everything_files(
     output: Option<&OutputSpec>,
     observer: &mut dyn Observer,
 ) -> Result<Document<MaskImage>, PredictError> {
-    model.sam()?;
+    let sam = model.sam()?;
     options.validate()?;
-    mask_files(About::of(model), inputs, output, observer, |file, image| answer::everything(model, file, image, options))
+    let ahead = |image: &Image| whole(sam, image);
+    mask_files_ahead(About::of(model), inputs, output, observer, ahead, |file, image, first| {
+        answer::everything_in(model, file, image, options, first)
+    })
 }
 
 /// Who answers.
@@ -137,9 +140,21 @@ pub fn mask_files(
     observer: &mut dyn Observer,
     mut work: impl FnMut(&Path, &Image) -> Result<MaskImage, PredictError>,
 ) -> Result<Document<MaskImage>, PredictError> {
+    mask_files_ahead(about, inputs, output, observer, |_| Ok(()), |file, image, ()| work(file, image))
+}
+
+/// [`mask_files`] with what `ahead` makes of an image while the one before it is worked on.
+fn mask_files_ahead<P: Send>(
+    about: About,
+    inputs: &Inputs,
+    output: Option<&OutputSpec>,
+    observer: &mut dyn Observer,
+    ahead: impl Fn(&Image) -> Result<P, PredictError> + Sync,
+    mut work: impl FnMut(&Path, &Image, P) -> Result<MaskImage, PredictError>,
+) -> Result<Document<MaskImage>, PredictError> {
     let mut writer = output.map(|spec| Writer::new(&spec.folder, &spec.formats)).transpose()?;
-    let document = each(about, inputs, observer, |file, image| {
-        let record = work(file, image)?;
+    let document = each_ahead(about, inputs, observer, ahead, |file, image, ahead| {
+        let record = work(file, image, ahead)?;
         let written = writer.as_mut().map_or(Ok(Vec::new()), |writer| writer.write(image, &record))?;
         Ok((record, written))
     })?;
@@ -267,15 +282,38 @@ fn write_label_overlay(path: &Path, image: &Image, labels: &LabelMap, classes: &
 
 /// Opens image after image and collects answers and failures.
 fn each<T>(
-    About { model, precision }: About,
+    about: About,
     inputs: &Inputs,
     observer: &mut dyn Observer,
     mut work: impl FnMut(&Path, &Image) -> Result<(T, Vec<PathBuf>), PredictError>,
 ) -> Result<Document<T>, PredictError> {
+    each_ahead(about, inputs, observer, |_| Ok(()), |file, image, ()| work(file, image))
+}
+
+/// [`each`]; the next image is opened, and `ahead` makes of it what it can, while `work` is with the one before.
+fn each_ahead<T, P: Send>(
+    About { model, precision }: About,
+    inputs: &Inputs,
+    observer: &mut dyn Observer,
+    ahead: impl Fn(&Image) -> Result<P, PredictError> + Sync,
+    mut work: impl FnMut(&Path, &Image, P) -> Result<(T, Vec<PathBuf>), PredictError>,
+) -> Result<Document<T>, PredictError> {
     let mut document = Document { model, precision, images: Vec::new(), errors: Vec::new() };
-    for file in &inputs.files {
-        let image = Image::open(file, &inputs.limits).map_err(PredictError::from);
-        match image.and_then(|image| work(file, &image)) {
+    let open = |file: &PathBuf| {
+        let image = Image::open(file, &inputs.limits)?;
+        let made = ahead(&image)?;
+        Ok::<_, PredictError>((image, made))
+    };
+    let mut next = inputs.files.first().map(open);
+    for (i, file) in inputs.files.iter().enumerate() {
+        let Some(opened) = next.take() else { break };
+        let answer = std::thread::scope(|scope| {
+            let following = inputs.files.get(i + 1).map(|file| scope.spawn(|| open(file)));
+            let answer = opened.and_then(|(image, made)| work(file, &image, made));
+            next = following.map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            answer
+        });
+        match answer {
             Ok((record, written)) => {
                 observer.done(file, &written);
                 document.images.push(record);

@@ -2,9 +2,12 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
+use memmap2::Mmap;
 
 use crate::error::{Result, WeightsError};
 
@@ -62,8 +65,67 @@ pub(crate) fn map(path: &Path) -> Result<Bytes> {
     // valid. Another process that truncates or rewrites the file meanwhile breaks this, as for every reader
     // that maps files; our own writers never do it: they rename a finished file into place.
     let map = unsafe { memmap2::MmapOptions::new().map_copy_read_only(&file) };
-    Ok(Bytes::from_owner(map.map_err(WeightsError::io("cannot map", path))?))
+    Ok(Bytes::from_owner(Mapped::new(map.map_err(WeightsError::io("cannot map", path))?)))
 }
+
+/// The files that are mapped now, by address.
+static MAPPED: Mutex<Vec<Range<usize>>> = Mutex::new(Vec::new());
+
+/// A mapped file that is known to [`unload`].
+struct Mapped(Mmap);
+
+impl Mapped {
+    fn new(map: Mmap) -> Self {
+        MAPPED.lock().unwrap_or_else(PoisonError::into_inner).push(addresses(&map));
+        Self(map)
+    }
+}
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        let range = addresses(&self.0);
+        MAPPED.lock().unwrap_or_else(PoisonError::into_inner).retain(|mapped| *mapped != range);
+    }
+}
+
+fn addresses(bytes: &[u8]) -> Range<usize> {
+    let start = bytes.as_ptr().addr();
+    start..start + bytes.len()
+}
+
+/// Says that `bytes` will not be read for a while: where they are of a mapped file, the process gives up their
+/// whole pages, and reading them again brings them back from the file. Elsewhere nothing happens.
+pub fn unload(bytes: &[u8]) {
+    let wanted = addresses(bytes);
+    // Held, so that no mapping goes while its pages are given up.
+    let mapped = MAPPED.lock().unwrap_or_else(PoisonError::into_inner);
+    if mapped.iter().any(|map| map.start <= wanted.start && wanted.end <= map.end) {
+        give_up(wanted);
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn give_up(range: Range<usize>) {
+    const PAGE: usize = 4096;
+    let (start, end) = (range.start.next_multiple_of(PAGE), range.end / PAGE * PAGE);
+    if start < end {
+        #[expect(unsafe_code, reason = "memmap2's advice needs the mapping itself, which its bytes own")]
+        // SAFETY: whole pages of a live private mapping that is never written: their content is the file's, before and
+        // after. An error (pages of another size) leaves them as they are.
+        unsafe {
+            libc::madvise(std::ptr::without_provenance_mut(start), end - start, libc::MADV_DONTNEED);
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn give_up(_: Range<usize>) {}
 
 /// Writes through a temporary file in the same directory and renames it: whole or not at all.
 pub(crate) fn write_atomically(
@@ -132,6 +194,26 @@ mod tests {
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
         write_atomically(&path, |out| out.write_all(b"whole")).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"whole");
+    }
+
+    #[test]
+    fn unloaded_bytes_come_back_and_others_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        let content: Vec<u8> = (0..100_000u32).map(|i| (i % 251) as u8).collect();
+        std::fs::write(&path, &content).unwrap();
+        let bytes = map(&path).unwrap();
+        assert_eq!(bytes, content);
+        unload(&bytes[10..99_000]);
+        assert_eq!(bytes, content);
+        // Memory that is no mapping keeps what it holds.
+        unload(&content);
+        assert_eq!(bytes, content);
+        let range = addresses(&bytes);
+        let known = || MAPPED.lock().unwrap().contains(&range);
+        assert!(known());
+        drop(bytes);
+        assert!(!known());
     }
 
     #[test]

@@ -128,7 +128,8 @@ fn write_to(out: &mut (impl Write + ?Sized), state: &StateDict) -> std::io::Resu
         offset = end;
     }
     let mut header = serde_json::to_vec(&header)?;
-    header.resize(header.len().next_multiple_of(8), b' ');
+    // Data starts at a cache line: packed words are read where they are mapped.
+    header.resize((8 + header.len()).next_multiple_of(64) - 8, b' ');
     out.write_all(&(header.len() as u64).to_le_bytes())?;
     out.write_all(&header)?;
     order.iter().try_for_each(|(_, tensor)| out.write_all(tensor.bytes()))

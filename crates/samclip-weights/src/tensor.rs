@@ -179,6 +179,11 @@ impl TensorData {
         &self.bytes
     }
 
+    /// The same bytes, kept alive with what they are part of.
+    pub fn shared_bytes(&self) -> Bytes {
+        self.bytes.clone()
+    }
+
     /// Number of elements (1 for a scalar).
     pub fn numel(&self) -> usize {
         self.bytes.len() / self.dtype.size()

@@ -125,6 +125,27 @@ fn everything_finds_masks_and_respects_thresholds() {
     assert_eq!(none["images"][0]["masks"].as_array().unwrap().len(), 0);
 }
 
+/// Photos and crops are encoded while the ones before them are decoded: order and answers are those of one at a time.
+#[test]
+fn everything_of_several_photos_is_each_ones() {
+    let setup = setup();
+    std::fs::write(setup.dir.path().join("broken.jpg"), "no photo").unwrap();
+    let (cat, coffee) = (setup.cat.clone(), photo("coffee.jpg").display().to_string());
+    let options = ["--points-per-side", "3", "--pred-iou-thresh", "-100", "--stability-score-thresh", "0", "--crop-n-layers", "1"];
+    let ask = |files: &[&str]| {
+        let output = setup.run(&[&["everything", "--json"], files, &options].concat());
+        json(&output)
+    };
+    let masks = |document: &Value| -> Vec<Value> {
+        document["images"].as_array().unwrap().iter().map(|image| image["masks"].clone()).collect()
+    };
+    let together = ask(&[&cat, "broken.jpg", &coffee]);
+    assert_eq!(together["errors"].as_array().unwrap().len(), 1);
+    assert!(together["errors"][0]["file"].as_str().unwrap().ends_with("broken.jpg"));
+    let alone: Vec<Value> = [&cat, &coffee].iter().flat_map(|file| masks(&ask(&[file]))).collect();
+    assert_eq!(masks(&together), alone);
+}
+
 #[test]
 fn classify_ranks_names() {
     let setup = setup();

@@ -23,6 +23,7 @@ pub use text_tower::TextTower;
 pub use transformer::{Mlp, MultiheadAttention, ResidualAttentionBlock, Transformer};
 
 use crate::ModelError;
+use crate::ops::Packable;
 
 /// Both towers. As in the reference, the text tower's parameters have no prefix.
 #[derive(Clone, Debug)]
@@ -36,6 +37,13 @@ pub struct Clip {
 }
 
 impl Clip {
+    /// What can be packed of both towers, under its names in a checkpoint.
+    pub fn packable(&self) -> Vec<Packable> {
+        let mut blocks = self.visual.transformer.packable("visual.transformer", false);
+        blocks.extend(self.text.transformer.packable("transformer", true));
+        blocks
+    }
+
     /// `pixels` [B, 3, H, W], CLIP's normalisation -> [B, E], not normalised.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 
 use crate::init::Init;
 use crate::layers::{Activation, LayerNorm, Linear};
-use crate::ops::{self, BlockCache, BlockShape, BlockWeights};
+use crate::ops::{self, BlockCache, BlockShape, BlockWeights, Packable};
 
 /// Epsilon of every layer norm in CLIP.
 pub(super) const EPS: f64 = 1e-5;
@@ -128,17 +128,30 @@ impl ResidualAttentionBlock {
 
     /// [`Self::forward`] as one kernel, where there is one.
     fn fused(&self, x: &Tensor<3>, causal: bool) -> Option<Tensor<3>> {
+        ops::block(x, || self.weights(), || None, self.shape(causal)?, &self.cache)
+    }
+
+    fn shape(&self, causal: bool) -> Option<BlockShape> {
         let activation = self.mlp.act.of_block()?;
-        let shape = BlockShape { heads: self.attn.heads, window: 0, causal, activation, eps: self.ln_1.eps() };
-        let weights = || BlockWeights {
+        Some(BlockShape { heads: self.attn.heads, window: 0, causal, activation, eps: self.ln_1.eps() })
+    }
+
+    fn weights(&self) -> BlockWeights {
+        BlockWeights {
             norm1: self.ln_1.parts(),
             qkv: (self.attn.in_proj_weight.val(), self.attn.in_proj_bias.val()),
             proj: self.attn.out_proj.parts(),
             norm2: self.ln_2.parts(),
             fc1: self.mlp.c_fc.parts(),
             fc2: self.mlp.c_proj.parts(),
-        };
-        ops::block(x, weights, || None, shape, &self.cache)
+        }
+    }
+
+    /// What can be packed of the block with this name.
+    fn packable(&self, name: &str, causal: bool) -> Option<Packable> {
+        let layers = ["attn.in_proj_weight", "attn.out_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight"];
+        let names = layers.map(|layer| format!("{name}.{layer}"));
+        Some(Packable { names, weights: self.weights(), shape: self.shape(causal)?, cache: self.cache.clone() })
     }
 
     /// The second half: `x + mlp(ln_2 x)`. `x` [B, N, D] -> [B, N, D].
@@ -167,6 +180,12 @@ impl Transformer {
     /// The reference's initialisation of the text tower, used for both towers.
     pub(super) fn new(config: &TransformerConfig, init: &mut Init) -> Self {
         Self { resblocks: (0..config.layers).map(|_| ResidualAttentionBlock::new(config, init)).collect() }
+    }
+
+    /// What can be packed of the blocks under this name.
+    pub fn packable(&self, name: &str, causal: bool) -> Vec<Packable> {
+        let of = |(i, block): (usize, &ResidualAttentionBlock)| block.packable(&format!("{name}.resblocks.{i}"), causal);
+        self.resblocks.iter().enumerate().filter_map(of).collect()
     }
 
     /// `x` [B, N, D] -> [B, N, D].

@@ -16,7 +16,7 @@ mod tests;
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{DType, Tensor};
 
-pub use block::{BlockActivation, BlockCache, BlockShape};
+pub use block::{BlockActivation, BlockCache, BlockShape, Packable, PackedBytes, packed_layout};
 use extension::{BlockTensors, KernelOps, Maybe};
 pub use flex::{Precision, precision, set_precision};
 pub use interpolate::{Interpolation, resize_2d, resize_rows};

@@ -10,7 +10,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use crate::init::Init;
 use crate::layers::{Activation, Conv2d, LayerNorm, Linear, MlpBlock};
 use super::stem::{PatchEmbed, Stem};
-use crate::ops::{self, BlockCache, BlockShape, BlockWeights, Interpolation};
+use crate::ops::{self, BlockCache, BlockShape, BlockWeights, Interpolation, Packable};
 
 /// Sizes of a [`VitDet`].
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -188,27 +188,40 @@ impl Block {
         x.clone() + self.mlp.forward(self.norm2.forward(x))
     }
 
-    /// [`Self::forward`] as one kernel, where there is one.
-    fn fused(&self, x: &Tensor<4>) -> Option<Tensor<4>> {
-        let shape = BlockShape {
+    fn shape(&self) -> Option<BlockShape> {
+        Some(BlockShape {
             heads: self.attn.num_heads,
             window: self.window_size,
             causal: false,
             activation: self.mlp.activation().of_block()?,
             eps: self.norm1.eps(),
-        };
-        let [_, h, w, _] = x.dims();
-        let [h, w] = if self.window_size > 0 { [self.window_size; 2] } else { [h, w] };
-        let weights = || BlockWeights {
+        })
+    }
+
+    fn weights(&self) -> BlockWeights {
+        BlockWeights {
             norm1: self.norm1.parts(),
             qkv: self.attn.qkv.parts(),
             proj: self.attn.proj.parts(),
             norm2: self.norm2.parts(),
             fc1: self.mlp.lin1.parts(),
             fc2: self.mlp.lin2.parts(),
-        };
+        }
+    }
+
+    /// What can be packed of the block with this name.
+    pub fn packable(&self, name: &str) -> Option<Packable> {
+        let names = ["attn.qkv", "attn.proj", "mlp.lin1", "mlp.lin2"].map(|layer| format!("{name}.{layer}.weight"));
+        Some(Packable { names, weights: self.weights(), shape: self.shape()?, cache: self.cache.clone() })
+    }
+
+    /// [`Self::forward`] as one kernel, where there is one.
+    fn fused(&self, x: &Tensor<4>) -> Option<Tensor<4>> {
+        let shape = self.shape()?;
+        let [_, h, w, _] = x.dims();
+        let [h, w] = if self.window_size > 0 { [self.window_size; 2] } else { [h, w] };
         let rel = || Some((rel_pos_rows(self.attn.rel_pos_h.val(), h), rel_pos_rows(self.attn.rel_pos_w.val(), w)));
-        ops::block(x, weights, rel, shape, &self.cache)
+        ops::block(x, || self.weights(), rel, shape, &self.cache)
     }
 
     /// Attention of a normalised map, in windows where the block has them. Padding comes after the

@@ -13,7 +13,7 @@ use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::init::Init;
-use crate::ops;
+use crate::ops::{self, Packable};
 use crate::tiny_vit::{TinyVit, TinyVitConfig};
 
 pub use image_encoder::{Attention, Block, Neck, VitDet, VitDetConfig, rel_pos_rows};
@@ -38,6 +38,17 @@ impl ImageEncoder {
         match self {
             Self::VitDet(encoder) => encoder.forward(pixels),
             Self::TinyVit(encoder) => encoder.forward(pixels),
+        }
+    }
+
+    /// What can be packed of the blocks, under their names in a checkpoint.
+    pub fn packable(&self) -> Vec<Packable> {
+        match self {
+            Self::VitDet(encoder) => {
+                let of = |(i, block): (usize, &Block)| block.packable(&format!("image_encoder.blocks.{i}"));
+                encoder.blocks.iter().enumerate().filter_map(of).collect()
+            }
+            Self::TinyVit(_) => vec![],
         }
     }
 

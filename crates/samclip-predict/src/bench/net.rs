@@ -9,10 +9,15 @@ use samclip_models::variant::Variant;
 use samclip_models::{Device, Tensor, cost, state};
 use samclip_weights::StateDict;
 
+/// A checkpoint, and what of it is packed.
+type Stored = (StateDict, PackedWords);
+
 use super::BenchSpec;
 use crate::decode::{EmbeddedImage, MaskHead};
 use crate::error::PredictError;
-use crate::model::{init_sam, read_weights, sam_clip_config};
+use crate::files::open_weights;
+use crate::model::{init_sam, sam_clip_config};
+use crate::packed::PackedWords;
 use crate::sam::SamLike;
 use crate::tensors::pixels;
 
@@ -43,8 +48,8 @@ impl Net {
     pub fn load(variant: Variant, spec: &BenchSpec) -> Result<(Self, &'static str), PredictError> {
         let device = Device::default();
         let (stored, source) = match (&spec.weights, variant) {
-            (Some(path), _) => (Some(read_weights(variant, Some(path))?), "file"),
-            (None, Variant::SamClipNano) => (Some(read_weights(variant, None)?), "built in"),
+            (Some(path), _) => (Some(open_weights(variant, Some(path))?), "file"),
+            (None, Variant::SamClipNano) => (Some(open_weights(variant, None)?), "built in"),
             (None, _) => (None, "seeded"),
         };
         let mut init = match stored {
@@ -105,11 +110,15 @@ impl SamLike for Net {
     }
 }
 
-fn sam(variant: Variant, stored: Option<&StateDict>, init: &mut Init) -> Result<Net, PredictError> {
+fn sam(variant: Variant, stored: Option<&Stored>, init: &mut Init) -> Result<Net, PredictError> {
     let (encoder, decoder) = sam_sizes(variant)?;
     let sam = init_sam(variant, init);
     let sam = match stored {
-        Some(stored) => state::load(sam, stored)?,
+        Some((stored, packed)) => {
+            let sam = state::load_known(sam, stored, &state::Shared::default(), |_| false, |name| packed.knows(name))?;
+            packed.pack(sam.image_encoder.packable(), stored)?;
+            sam
+        }
         None => sam,
     };
     Ok(Net { kind: Kind::Sam(Box::new(sam)), encoder, decoder, side: 1024 })
@@ -135,11 +144,15 @@ fn sam_sizes(variant: Variant) -> Result<(Encoder, MaskDecoderConfig), PredictEr
     Ok((Encoder::VitDet(config.image_encoder), config.mask_decoder))
 }
 
-fn sam_clip(variant: Variant, stored: Option<&StateDict>, init: &mut Init) -> Result<Net, PredictError> {
-    let config = sam_clip_config(variant, stored.unwrap_or(&StateDict::new()))?;
+fn sam_clip(variant: Variant, stored: Option<&Stored>, init: &mut Init) -> Result<Net, PredictError> {
+    let config = sam_clip_config(variant, stored.map_or(&StateDict::new(), |(stored, _)| stored))?;
     let model = config.init(init);
     let model = match stored {
-        Some(stored) => state::load(model, stored)?,
+        Some((stored, packed)) => {
+            let model = state::load_known(model, stored, &state::Shared::default(), |_| false, |name| packed.knows(name))?;
+            packed.pack(model.packable(), stored)?;
+            model
+        }
         None => model,
     };
     let side = config.sam.image_encoder.img_size;
