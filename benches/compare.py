@@ -133,21 +133,26 @@ def versions(args):
     } | found
 
 
-def make_inputs(group):
+def make_inputs(group, samclip):
     """Files that only some groups need."""
     folder = ROOT / "target" / "bench-inputs"
     files = {"weights": folder / "sam_vit_b.pth", "photo": folder / "photo.png"}
-    if not any("{photo}" in item["run"] for item in group["contenders"].values()):
+    runs = [item["run"] for item in group["contenders"].values()]
+    if not any("{weights}" in run or "{photo}" in run for run in runs):
         return {}
     if not all(file.exists() for file in files.values()):
         script = ROOT / "benches" / "peers" / "make_inputs.py"
         subprocess.run([sys.executable, script, folder], check=True)
+    if any("{packed}" in run for run in runs):
+        files["packed"] = folder / "sam_vit_b_packed.safetensors"
+        pack = ["weights", "pack", files["weights"], "--model", "sam_vit_b", "--to", files["packed"]]
+        subprocess.run([samclip, *pack], check=True)
     return files
 
 
 def race(group, args):
     """The stored document of one run."""
-    inputs, batch = make_inputs(group), args.batch or group["batch"]
+    inputs, batch = make_inputs(group, args.samclip), args.batch or group["batch"]
     document = {
         "group": group["id"], "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "threads": args.threads, "rounds": args.rounds, "batch": batch, "trial": is_trial(args),

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from worker import parser, serve
 
 SETTINGS = ["f32", "f32-sdpa", "bf16", "bf16-sdpa", "f32-sdpa-compile", "bf16-sdpa-compile"]
-WORKS = ["encoder", "decoder", "everything", "clip", "train-step"]
+WORKS = ["encoder", "decoder", "everything", "clip", "train-step", "load"]
 
 
 def sdpa_forward(self, x):
@@ -106,6 +106,11 @@ def everything(args):
     return lambda: {"masks": len(generator.generate(image))}
 
 
+def load(args):
+    """The registry's model with the checkpoint, again and again."""
+    return lambda: {"parameters": sum(p.numel() for p in sam(args).parameters())}
+
+
 def clip(args):
     import open_clip
 
@@ -158,7 +163,7 @@ def main():
     torch.set_num_threads(args.threads)
     if args.work == "train-step":
         return serve(train_step(args))
-    build = {"encoder": encoder, "decoder": decoder, "everything": everything, "clip": clip}[args.work]
+    build = {"encoder": encoder, "decoder": decoder, "everything": everything, "clip": clip, "load": load}[args.work]
     with torch.inference_mode():
         work = build(args)
 

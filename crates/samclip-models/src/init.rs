@@ -48,8 +48,13 @@ impl Init {
 
     /// One value everywhere (norm weights, biases).
     pub fn constant<const D: usize>(&mut self, shape: [usize; D], value: f32) -> Param<Tensor<D>> {
-        let value = if self.rng.is_some() { value } else { 0.0 };
-        Param::from_tensor(Tensor::full(shape, value, &self.device))
+        let drawn = || Tensor::full(shape, value, &self.device);
+        Param::from_tensor(if self.rng.is_some() { drawn() } else { self.one_zero(shape) })
+    }
+
+    /// A single zero that stands everywhere: what is loaded next takes its place, and memory with it.
+    fn one_zero<const D: usize>(&self, shape: [usize; D]) -> Tensor<D> {
+        Tensor::<D>::zeros([1; D], &self.device).expand(shape)
     }
 
     fn fill<const D: usize>(
@@ -57,14 +62,9 @@ impl Init {
         shape: [usize; D],
         mut draw: impl FnMut(&mut ChaCha8Rng) -> f32,
     ) -> Param<Tensor<D>> {
-        let tensor = match &mut self.rng {
-            None => Tensor::zeros(shape, &self.device),
-            Some(rng) => {
-                let values: Vec<f32> = (0..shape.iter().product()).map(|_| draw(rng)).collect();
-                Tensor::from_data(TensorData::new(values, shape.to_vec()), &self.device)
-            }
-        };
-        Param::from_tensor(tensor)
+        let Some(rng) = &mut self.rng else { return Param::from_tensor(self.one_zero(shape)) };
+        let values: Vec<f32> = (0..shape.iter().product()).map(|_| draw(rng)).collect();
+        Param::from_tensor(Tensor::from_data(TensorData::new(values, shape.to_vec()), &self.device))
     }
 }
 

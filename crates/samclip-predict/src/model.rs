@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use samclip_image::Image;
+use samclip_models::clip::Clip;
 use samclip_models::init::Init;
+use samclip_models::sam_clip::SamClip;
 use samclip_models::variant::Variant;
 use samclip_models::{Device, state};
 
@@ -345,28 +347,25 @@ fn build(
     let name = variant.name().to_owned();
     let device = device.clone();
     let (state, packed) = open_weights(variant, spec.weights.as_deref())?;
-    let none = state::Shared::default();
-    let known = |name: &str| packed.knows(name);
-    // What is built in is converted anyway and packed by the first photo.
-    let pack = |blocks| if spec.weights.is_some() { packed.pack(blocks, &state) } else { Ok(()) };
     let mut init = Init::zeros(&device);
     Ok(match variant {
         Variant::SamVitB | Variant::SamVitL | Variant::SamVitH | Variant::MobileSam => {
-            let sam = state::load_known(init_sam(variant, &mut init), &state, &none, |_| false, known)?;
-            pack(sam.image_encoder.packable())?;
+            let sam = packed.load(init_sam(variant, &mut init), &state, |sam| sam.image_encoder.packable())?;
             Kind::Sam(Box::new(SamPredictor { sam, side: 1024, name, device, cache }))
         }
         Variant::ClipVitB16 | Variant::ClipVitL14 | Variant::ClipVitB16Quickgelu | Variant::ClipVitL14Quickgelu => {
             let config = clip_config(variant);
-            let clip = state::load_known(config.init(&mut init), &state, &none, |_| false, known)?;
-            pack(clip.packable())?;
+            let clip = packed.load(config.init(&mut init), &state, Clip::packable)?;
             let (side, patch) = (config.vision.image_size, config.vision.patch_size);
             Kind::Clip(Box::new(ClipPredictor { clip, side, patch, name, device, known: Default::default() }))
         }
         Variant::SamClipVitB | Variant::SamClipNano => {
             let config = sam_clip_config(variant, &state)?;
-            let model = state::load_known(config.init(&mut init), &state, &none, |_| false, known)?;
-            pack(model.packable())?;
+            let model = match &spec.weights {
+                Some(_) => packed.load(config.init(&mut init), &state, SamClip::packable)?,
+                // What is built in is converted anyway; the first photo packs it.
+                None => state::load(config.init(&mut init), &state)?,
+            };
             let text = read_table(variant, spec)?;
             if let Some(table) = &text
                 && table.dim() != config.clip_head.embed_dim

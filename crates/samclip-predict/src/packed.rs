@@ -5,13 +5,15 @@
 //! where they are. The weights stay in the file because adapters, training and other tiers need them; as the file is
 //! mapped, they cost nothing until somebody reads them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use burn::module::Module;
 use samclip_models::ops::{Packable, PackedBytes, packed_layout};
+use samclip_models::state::{Shared, load_known};
 use samclip_models::variant::Variant;
-use samclip_weights::{Packed, StateDict, TensorData, unload, write_safetensors};
+use samclip_weights::{Packed, Problems, StateDict, TensorData, WeightsError, non_finite_of, unload, write_safetensors};
 
 use crate::error::PredictError;
 use crate::files::open_weights;
@@ -32,10 +34,6 @@ impl PackedWords {
         Self::default()
     }
 
-    /// Whether the weight's values were checked when the file was packed, and are not needed now.
-    pub(crate) fn knows(&self, name: &str) -> bool {
-        self.0.contains_key(name)
-    }
 
     fn of(&self, names: &[String; 4]) -> Option<[PackedBytes; 4]> {
         let words = |name: &String| self.0.get(name).map(|t| Arc::new(t.shared_bytes()) as PackedBytes);
@@ -43,15 +41,35 @@ impl PackedWords {
         words.and_then(|words| words.try_into().ok())
     }
 
+    /// A module with the values of a checkpoint that it fits exactly; `blocks` of it are packed.
+    ///
+    /// # Errors
+    /// See [`samclip_models::state::load`].
+    pub(crate) fn load<M: Module>(
+        &self, module: M, state: &StateDict, blocks: impl Fn(&M) -> Vec<Packable>,
+    ) -> Result<M, PredictError> {
+        // The values of what is packed are looked at when they are read anyway.
+        let later: BTreeSet<String> = blocks(&module).into_iter().flat_map(|block| block.names).collect();
+        let module = load_known(module, state, &Shared::default(), |_| false, |name| later.contains(name))?;
+        self.pack(blocks(&module), state)?;
+        Ok(module)
+    }
+
     /// Packs the blocks, from the stored words where there are some, and lets go of the pages of a mapped file that
-    /// were read for it: what is packed is the copy that the process works with.
-    pub(crate) fn pack(&self, blocks: Vec<Packable>, state: &StateDict) -> Result<(), PredictError> {
+    /// were read for it: what is packed is the copy that the process works with. Stored words were checked when they
+    /// were made.
+    fn pack(&self, blocks: Vec<Packable>, state: &StateDict) -> Result<(), PredictError> {
+        let mut problems = Vec::new();
         for block in blocks {
             let names = block.names.clone();
-            block.pack(self.of(&names))?;
+            let stored = self.of(&names);
+            if stored.is_none() {
+                problems.extend(non_finite_of(state, &names));
+            }
+            block.pack(stored)?;
             names.iter().filter_map(|name| state.get(name)).for_each(|weight| unload(weight.bytes()));
         }
-        Ok(())
+        if problems.is_empty() { Ok(()) } else { Err(WeightsError::Mismatch(Problems(problems)).into()) }
     }
 }
 

@@ -197,6 +197,11 @@ pub fn non_finite(state: &StateDict) -> Vec<Problem> {
     state.iter().filter_map(bad_values).collect()
 }
 
+/// The NaN and infinities of these tensors only.
+pub fn non_finite_of<'a>(state: &StateDict, names: impl IntoIterator<Item = &'a String>) -> Vec<Problem> {
+    names.into_iter().filter_map(|name| bad_values((name, state.get(name)?))).collect()
+}
+
 fn bad_values((name, tensor): (&str, &TensorData)) -> Option<Problem> {
     tensor.non_finite().map(|(index, count)| Problem::NonFinite { name: name.into(), index, count })
 }

@@ -6,7 +6,7 @@ use samclip_models::sam::{MaskDecoderConfig, Sam, SamConfig, VitDetConfig};
 use samclip_models::sam_clip::SamClip;
 use samclip_models::tiny_vit::TinyVitConfig;
 use samclip_models::variant::Variant;
-use samclip_models::{Device, Tensor, cost, state};
+use samclip_models::{Device, Tensor, cost};
 use samclip_weights::StateDict;
 
 /// A checkpoint, and what of it is packed.
@@ -114,11 +114,7 @@ fn sam(variant: Variant, stored: Option<&Stored>, init: &mut Init) -> Result<Net
     let (encoder, decoder) = sam_sizes(variant)?;
     let sam = init_sam(variant, init);
     let sam = match stored {
-        Some((stored, packed)) => {
-            let sam = state::load_known(sam, stored, &state::Shared::default(), |_| false, |name| packed.knows(name))?;
-            packed.pack(sam.image_encoder.packable(), stored)?;
-            sam
-        }
+        Some((stored, packed)) => packed.load(sam, stored, |sam| sam.image_encoder.packable())?,
         None => sam,
     };
     Ok(Net { kind: Kind::Sam(Box::new(sam)), encoder, decoder, side: 1024 })
@@ -148,11 +144,7 @@ fn sam_clip(variant: Variant, stored: Option<&Stored>, init: &mut Init) -> Resul
     let config = sam_clip_config(variant, stored.map_or(&StateDict::new(), |(stored, _)| stored))?;
     let model = config.init(init);
     let model = match stored {
-        Some((stored, packed)) => {
-            let model = state::load_known(model, stored, &state::Shared::default(), |_| false, |name| packed.knows(name))?;
-            packed.pack(model.packable(), stored)?;
-            model
-        }
+        Some((stored, packed)) => packed.load(model, stored, SamClip::packable)?,
         None => model,
     };
     let side = config.sam.image_encoder.img_size;
