@@ -34,7 +34,6 @@ impl PackedWords {
         Self::default()
     }
 
-
     fn of(&self, names: &[String; 4]) -> Option<[PackedBytes; 4]> {
         let words = |name: &String| self.0.get(name).map(|t| Arc::new(t.shared_bytes()) as PackedBytes);
         let words: Option<Vec<_>> = names.iter().map(words).collect();

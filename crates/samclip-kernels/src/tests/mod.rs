@@ -5,5 +5,6 @@ mod block;
 mod elementwise;
 mod gemm;
 mod mask_runs;
+mod packed;
 mod rows;
 mod two_way;
