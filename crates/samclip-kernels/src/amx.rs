@@ -231,8 +231,8 @@ unsafe fn write_back(
 const AHEAD: usize = 192;
 
 /// Empty instructions behind an AMX instruction. Where the core's other hardware thread is busy, AMX instructions
-/// in close order hold each other up; with others between them a block is half as long again as fast, and on a
-/// core of its own they cost nothing (docs/decisions/0015).
+/// in close order hold each other up; with others between them they do not, and on a core of its own the others
+/// cost nothing (docs/decisions/0015).
 macro_rules! rest {
     (4) => {
         ".fill 4, 1, 0x90\n"
