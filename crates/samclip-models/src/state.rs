@@ -46,7 +46,12 @@ pub fn state_dict<M: Module>(module: &M) -> StateDict {
 /// shapes and finite values. A scalar of the checkpoint fills a parameter of shape `[1]`, which is
 /// how a module here holds one (CLIP's `logit_scale`).
 pub fn load<M: Module>(module: M, state: &StateDict) -> Result<M, ModelError> {
-    load_sharing(module, state, &Shared::default(), |_| false)
+    load_with(module, state, &Shared::default(), |_| false, |_| false)
+}
+
+/// [`load`] that does not read the values of tensors `known` to be finite.
+pub fn load_known<M: Module>(module: M, state: &StateDict, known: impl Fn(&str) -> bool) -> Result<M, ModelError> {
+    load_with(module, state, &Shared::default(), |_| false, known)
 }
 
 /// [`load`], but parameters whose name `may_share` take the tensor that `shared` has under that name, if it has one
@@ -57,11 +62,10 @@ pub fn load_sharing<M: Module>(
     shared: &Shared,
     may_share: impl Fn(&str) -> bool,
 ) -> Result<M, ModelError> {
-    load_known(module, state, shared, may_share, |_| false)
+    load_with(module, state, shared, may_share, |_| false)
 }
 
-/// [`load_sharing`] that does not read the values of tensors `known` to be finite.
-pub fn load_known<M: Module>(
+fn load_with<M: Module>(
     module: M,
     state: &StateDict,
     shared: &Shared,

@@ -8,7 +8,7 @@ use std::path::Path;
 use samclip_image::{Image, LabelMap, Mask, rle};
 
 use crate::error::PredictError;
-use crate::everything::EverythingOptions;
+use crate::everything::{Everything, EverythingOptions};
 use crate::model::Model;
 use crate::prompt::Prompt;
 use crate::record::{
@@ -43,11 +43,10 @@ pub fn everything(
     image: &Image,
     options: &EverythingOptions,
 ) -> Result<MaskImage, PredictError> {
-    let first = crate::everything::whole(model.sam()?, image)?;
-    everything_in(model, file, image, options, first)
+    Ok(every_mask(file, image, crate::everything::everything(model.sam()?, image, options)?))
 }
 
-/// [`everything`] of a photo that is encoded already.
+/// [`everything`] of a photo that is encoded already, with options that are validated.
 pub(crate) fn everything_in(
     model: &Model,
     file: &Path,
@@ -55,9 +54,12 @@ pub(crate) fn everything_in(
     options: &EverythingOptions,
     first: crate::everything::Embedded,
 ) -> Result<MaskImage, PredictError> {
-    let answer = crate::everything::everything_in(model.sam()?, image, options, first)?;
+    Ok(every_mask(file, image, crate::everything::everything_in(model.sam()?, image, options, first)?))
+}
+
+fn every_mask(file: &Path, image: &Image, answer: Everything) -> MaskImage {
     let masks = answer.masks.iter().map(MaskRecord::of_everything).collect();
-    Ok(mask_image(file, image, masks, answer.timing))
+    mask_image(file, image, masks, answer.timing)
 }
 
 fn mask_image(file: &Path, image: &Image, masks: Vec<MaskRecord>, timing_ms: Timing) -> MaskImage {

@@ -163,12 +163,11 @@ pub(crate) fn whole(model: &dyn SamLike, image: &Image) -> Result<Embedded, Pred
     Ok((model.embed(image)?, milliseconds(start)))
 }
 
-/// [`everything`] with the first crop encoded already. The encoder works on the next crop while this one's masks are
-/// decoded.
+/// [`everything`] with the first crop encoded already and the options validated. The encoder works on the next crop
+/// while this one's masks are decoded.
 pub(crate) fn everything_in(
     model: &dyn SamLike, image: &Image, options: &EverythingOptions, first: Embedded,
 ) -> Result<Everything, PredictError> {
-    options.validate()?;
     let (height, width) = image.size();
     let (crop_boxes, layers) = generate_crop_boxes(width, height, options.crop_n_layers, options.crop_overlap_ratio);
     let grids = options.grids();

@@ -4,12 +4,11 @@ use std::path::Path;
 
 use samclip_models::text_table::TextTable;
 use samclip_models::variant::Variant;
-use samclip_weights::StateDict;
+use samclip_weights::{Packed, StateDict};
 
 use crate::cache::{bytes_hash, file_hash};
 use crate::error::PredictError;
 use crate::model::ModelSpec;
-use crate::packed::PackedWords;
 
 /// Identifies the weights: the SHA-256 of the file, or of what is built in.
 ///
@@ -28,10 +27,10 @@ pub fn read_weights(variant: Variant, path: Option<&Path>) -> Result<StateDict, 
 }
 
 /// [`read_weights`], with what the file holds packed.
-pub(crate) fn open_weights(variant: Variant, path: Option<&Path>) -> Result<(StateDict, PackedWords), PredictError> {
+pub(crate) fn open_weights(variant: Variant, path: Option<&Path>) -> Result<(StateDict, Option<Packed>), PredictError> {
     let Some(path) = path else {
         return match variant {
-            Variant::SamClipNano => Ok((StateDict::from_static_safetensors(samclip_nano::WEIGHTS)?, PackedWords::default())),
+            Variant::SamClipNano => Ok((StateDict::from_static_safetensors(samclip_nano::WEIGHTS)?, None)),
             _ => Err(PredictError::NoWeights { model: variant.name().to_owned() }),
         };
     };
@@ -39,7 +38,7 @@ pub(crate) fn open_weights(variant: Variant, path: Option<&Path>) -> Result<(Sta
     let layout = samclip_weights::require_layout(&state)?;
     let state = samclip_weights::to_canonical(state, layout)?;
     samclip_weights::check_variant(&state, variant.name())?;
-    Ok((state, PackedWords::of_file(packed)))
+    Ok((state, packed))
 }
 
 /// The text table of a SAM-CLIP: the given file, or the built-in one of sam_clip_nano.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use samclip_image::Image;
 use samclip_models::clip::Clip;
 use samclip_models::init::Init;
+use samclip_models::sam::Sam;
 use samclip_models::sam_clip::SamClip;
 use samclip_models::variant::Variant;
 use samclip_models::{Device, state};
@@ -16,6 +17,7 @@ use crate::clip::ClipPredictor;
 use crate::embed::Embedder;
 use crate::error::PredictError;
 use crate::guided::GuidedPredictor;
+use crate::packed::PackedWords;
 use crate::precision::Precision;
 use crate::roles::{Background, PromptSegmenter, SemanticSegmenter, TextLocator, ZeroShotClassifier};
 use crate::sam::{SamLike, SamPredictor};
@@ -347,10 +349,11 @@ fn build(
     let name = variant.name().to_owned();
     let device = device.clone();
     let (state, packed) = open_weights(variant, spec.weights.as_deref())?;
+    let packed = PackedWords::of_file(packed);
     let mut init = Init::zeros(&device);
     Ok(match variant {
         Variant::SamVitB | Variant::SamVitL | Variant::SamVitH | Variant::MobileSam => {
-            let sam = packed.load(init_sam(variant, &mut init), &state, |sam| sam.image_encoder.packable())?;
+            let sam = packed.load(init_sam(variant, &mut init), &state, Sam::packable)?;
             Kind::Sam(Box::new(SamPredictor { sam, side: 1024, name, device, cache }))
         }
         Variant::ClipVitB16 | Variant::ClipVitL14 | Variant::ClipVitB16Quickgelu | Variant::ClipVitL14Quickgelu => {
@@ -361,11 +364,7 @@ fn build(
         }
         Variant::SamClipVitB | Variant::SamClipNano => {
             let config = sam_clip_config(variant, &state)?;
-            let model = match &spec.weights {
-                Some(_) => packed.load(config.init(&mut init), &state, SamClip::packable)?,
-                // What is built in is converted anyway; the first photo packs it.
-                None => state::load(config.init(&mut init), &state)?,
-            };
+            let model = packed.load(config.init(&mut init), &state, SamClip::packable)?;
             let text = read_table(variant, spec)?;
             if let Some(table) = &text
                 && table.dim() != config.clip_head.embed_dim

@@ -1,19 +1,19 @@
-//! Weights packed once: in memory when a model is loaded, and in files that hold them beside the originals.
+//! Weights that are packed in their file: read with it, and written by `samclip weights pack`.
 //!
 //! A packed file (`samclip_weights::Packed`) is a checkpoint that holds, beside its weights, the words that the block
 //! kernels read (`samclip_kernels::PackedLinear`) on one processor tier at one precision. On another tier they are left
 //! where they are. The weights stay in the file because adapters, training and other tiers need them; as the file is
 //! mapped, they cost nothing until somebody reads them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use burn::module::Module;
 use samclip_models::ops::{Packable, PackedBytes, packed_layout};
-use samclip_models::state::{Shared, load_known};
+use samclip_models::state::load_known;
 use samclip_models::variant::Variant;
-use samclip_weights::{Packed, Problems, StateDict, TensorData, WeightsError, non_finite_of, unload, write_safetensors};
+use samclip_weights::{Packed, StateDict, TensorData, write_safetensors};
 
 use crate::error::PredictError;
 use crate::files::open_weights;
@@ -40,35 +40,21 @@ impl PackedWords {
         words.and_then(|words| words.try_into().ok())
     }
 
-    /// A module with the values of a checkpoint that it fits exactly; `blocks` of it are packed.
+    /// A module with the values of a checkpoint that it fits exactly; those of `blocks` that are packed in the file are
+    /// ready, and their values, which were checked when it was written, are not read.
     ///
     /// # Errors
-    /// See [`samclip_models::state::load`].
+    /// See [`samclip_models::state::load`]; packed words of another length than their weight.
     pub(crate) fn load<M: Module>(
         &self, module: M, state: &StateDict, blocks: impl Fn(&M) -> Vec<Packable>,
     ) -> Result<M, PredictError> {
-        // The values of what is packed are looked at when they are read anyway.
-        let later: BTreeSet<String> = blocks(&module).into_iter().flat_map(|block| block.names).collect();
-        let module = load_known(module, state, &Shared::default(), |_| false, |name| later.contains(name))?;
-        self.pack(blocks(&module), state)?;
-        Ok(module)
-    }
-
-    /// Packs the blocks, from the stored words where there are some, and lets go of the pages of a mapped file that
-    /// were read for it: what is packed is the copy that the process works with. Stored words were checked when they
-    /// were made.
-    fn pack(&self, blocks: Vec<Packable>, state: &StateDict) -> Result<(), PredictError> {
-        let mut problems = Vec::new();
-        for block in blocks {
-            let names = block.names.clone();
-            let stored = self.of(&names);
-            if stored.is_none() {
-                problems.extend(non_finite_of(state, &names));
+        let module = load_known(module, state, |name| self.0.contains_key(name))?;
+        for block in blocks(&module) {
+            if let Some(words) = self.of(&block.names) {
+                block.pack(Some(words))?;
             }
-            block.pack(stored)?;
-            names.iter().filter_map(|name| state.get(name)).for_each(|weight| unload(weight.bytes()));
         }
-        if problems.is_empty() { Ok(()) } else { Err(WeightsError::Mismatch(Problems(problems)).into()) }
+        Ok(module)
     }
 }
 
@@ -111,7 +97,7 @@ impl Model {
     /// What can be packed of the model.
     pub(crate) fn packable(&self) -> Vec<Packable> {
         match &self.kind {
-            Kind::Sam(model) => model.sam.image_encoder.packable(),
+            Kind::Sam(model) => model.sam.packable(),
             Kind::SamClip(model) => model.model.packable(),
             Kind::Clip(model) => model.clip.packable(),
             Kind::Guided(_) => vec![],

@@ -94,15 +94,15 @@ impl Drop for Mapped {
     }
 }
 
-fn addresses(bytes: &[u8]) -> Range<usize> {
-    let start = bytes.as_ptr().addr();
-    start..start + bytes.len()
+fn addresses<T>(values: &[T]) -> Range<usize> {
+    let Range { start, end } = values.as_ptr_range();
+    start.addr()..end.addr()
 }
 
-/// Says that `bytes` will not be read for a while: where they are of a mapped file, the process gives up their
+/// Says that `values` will not be read for a while: where they are of a mapped file, the process gives up their
 /// whole pages, and reading them again brings them back from the file. Elsewhere nothing happens.
-pub fn unload(bytes: &[u8]) {
-    let wanted = addresses(bytes);
+pub fn unload<T>(values: &[T]) {
+    let wanted = addresses(values);
     // Held, so that no mapping goes while its pages are given up.
     let mapped = MAPPED.lock().unwrap_or_else(PoisonError::into_inner);
     if mapped.iter().any(|map| map.start <= wanted.start && wanted.end <= map.end) {
@@ -196,6 +196,15 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"whole");
     }
 
+    /// Bytes in memory of the mapping that holds `bytes`.
+    #[cfg(target_os = "linux")]
+    fn resident(bytes: &[u8]) -> usize {
+        let start = format!("{:x}-", bytes.as_ptr().addr());
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let line = maps.lines().skip_while(|line| !line.starts_with(&start)).find(|line| line.starts_with("Rss:"));
+        line.unwrap().split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+    }
+
     #[test]
     fn unloaded_bytes_come_back_and_others_stay() {
         let dir = tempfile::tempdir().unwrap();
@@ -205,7 +214,11 @@ mod tests {
         let bytes = map(&path).unwrap();
         assert_eq!(bytes, content);
         unload(&bytes[10..99_000]);
+        #[cfg(target_os = "linux")]
+        assert!(resident(&bytes) <= 16 * 1024, "{} bytes of the mapping are in memory", resident(&bytes));
         assert_eq!(bytes, content);
+        #[cfg(target_os = "linux")]
+        assert!(resident(&bytes) >= content.len(), "what was read is in memory again");
         // Memory that is no mapping keeps what it holds.
         unload(&content);
         assert_eq!(bytes, content);

@@ -30,6 +30,6 @@ pub use pull::{MIRROR_VARIABLE, Pulled, Verified, pull, pull_model};
 pub use merge::{interpolate, sam_part};
 pub use packed::Packed;
 pub use safetensors::{MAX_HEADER, to_safetensors_bytes, write_safetensors};
-pub use state_dict::{FileFormat, StateDict, check_strict, check_strict_but, non_finite, non_finite_of};
+pub use state_dict::{FileFormat, StateDict, check_strict, check_strict_but, non_finite};
 pub use tensor::{DType, TensorData};
 pub use variant::{check_variant, infer_variant};

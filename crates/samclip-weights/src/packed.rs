@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use crate::error::Result;
 use crate::state_dict::StateDict;
 use crate::tensor::{DType, TensorData};
 
@@ -38,13 +37,6 @@ impl StateDict {
         let names: Vec<String> = self.names().filter(|name| name.starts_with(PREFIX)).map(str::to_owned).collect();
         let take = |name: String| Some((name[PREFIX.len()..].to_owned(), self.remove(&name)?));
         Some(Packed { layout, words: names.into_iter().filter_map(take).collect() })
-    }
-
-    /// Opens a checkpoint together with what it holds packed.
-    pub fn open_packed(path: &std::path::Path) -> Result<(Self, Option<Packed>)> {
-        let (mut state, _) = Self::from_bytes(crate::file::map(path)?, path)?;
-        let packed = state.take_packed();
-        Ok((state, packed))
     }
 
     /// The checkpoint with packed words beside its weights.

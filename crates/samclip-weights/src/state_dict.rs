@@ -6,7 +6,8 @@ use std::path::Path;
 use bytes::Bytes;
 
 use crate::error::{Problem, Problems, Result, WeightsError};
-use crate::file::Format;
+use crate::file::{Format, unload};
+use crate::packed::Packed;
 use crate::safetensors;
 use crate::tensor::TensorData;
 
@@ -55,9 +56,18 @@ impl StateDict {
 
     /// The same, with the format that was found.
     pub fn open_with_format(path: &Path) -> Result<(Self, FileFormat)> {
+        Self::open_whole(path).map(|(state, format, _)| (state, format))
+    }
+
+    /// The same with what the file holds packed.
+    pub fn open_packed(path: &Path) -> Result<(Self, Option<Packed>)> {
+        Self::open_whole(path).map(|(state, _, packed)| (state, packed))
+    }
+
+    fn open_whole(path: &Path) -> Result<(Self, FileFormat, Option<Packed>)> {
         let (mut state, format) = Self::from_bytes(crate::file::map(path)?, path)?;
-        state.take_packed();
-        Ok((state, format))
+        let packed = state.take_packed();
+        Ok((state, format, packed))
     }
 
     /// The same from bytes already in memory; `path` only names them in messages.
@@ -197,13 +207,11 @@ pub fn non_finite(state: &StateDict) -> Vec<Problem> {
     state.iter().filter_map(bad_values).collect()
 }
 
-/// The NaN and infinities of these tensors only.
-pub fn non_finite_of<'a>(state: &StateDict, names: impl IntoIterator<Item = &'a String>) -> Vec<Problem> {
-    names.into_iter().filter_map(|name| bad_values((name, state.get(name)?))).collect()
-}
-
+/// Reads all values, and gives back the pages of a mapped file that it read them from.
 fn bad_values((name, tensor): (&str, &TensorData)) -> Option<Problem> {
-    tensor.non_finite().map(|(index, count)| Problem::NonFinite { name: name.into(), index, count })
+    let found = tensor.non_finite();
+    unload(tensor.bytes());
+    found.map(|(index, count)| Problem::NonFinite { name: name.into(), index, count })
 }
 
 #[cfg(test)]

@@ -84,7 +84,7 @@ pub struct Packable {
 
 impl Packable {
     /// [out, in] of the four weights.
-    pub fn sizes(&self) -> [[usize; 2]; 4] {
+    fn sizes(&self) -> [[usize; 2]; 4] {
         let w = &self.weights;
         [&w.qkv, &w.proj, &w.fc1, &w.fc2].map(|(weight, _)| weight.dims())
     }
@@ -146,6 +146,8 @@ impl Packed {
             causal: shape.causal,
             precision: precision(),
         };
+        // The packed form is the copy to work with; pages of a mapped file come back for who reads them again.
+        [qkv, proj, fc1, fc2].into_iter().for_each(|w| samclip_weights::unload(slice(w)));
         Self { block, weights, shape }
     }
 }

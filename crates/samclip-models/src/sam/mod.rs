@@ -116,6 +116,13 @@ pub struct Sam {
     pub mask_decoder: MaskDecoder,
 }
 
+impl Sam {
+    /// What can be packed, under its names in a checkpoint.
+    pub fn packable(&self) -> Vec<Packable> {
+        self.image_encoder.packable()
+    }
+}
+
 /// Which of the decoder's four mask tokens answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MaskOutput {

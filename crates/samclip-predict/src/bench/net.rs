@@ -7,10 +7,7 @@ use samclip_models::sam_clip::SamClip;
 use samclip_models::tiny_vit::TinyVitConfig;
 use samclip_models::variant::Variant;
 use samclip_models::{Device, Tensor, cost};
-use samclip_weights::StateDict;
-
-/// A checkpoint, and what of it is packed.
-type Stored = (StateDict, PackedWords);
+use samclip_weights::{Packed, StateDict};
 
 use super::BenchSpec;
 use crate::decode::{EmbeddedImage, MaskHead};
@@ -20,6 +17,9 @@ use crate::model::{init_sam, sam_clip_config};
 use crate::packed::PackedWords;
 use crate::sam::SamLike;
 use crate::tensors::pixels;
+
+/// A checkpoint, and what of it is packed.
+type Stored = (StateDict, Option<Packed>);
 
 enum Kind {
     Sam(Box<Sam>),
@@ -57,8 +57,8 @@ impl Net {
             None => Init::seeded(spec.seed, &device),
         };
         let net = match variant {
-            Variant::SamClipNano | Variant::SamClipVitB => sam_clip(variant, stored.as_ref(), &mut init)?,
-            _ => sam(variant, stored.as_ref(), &mut init)?,
+            Variant::SamClipNano | Variant::SamClipVitB => sam_clip(variant, stored, &mut init)?,
+            _ => sam(variant, stored, &mut init)?,
         };
         Ok((net, source))
     }
@@ -110,11 +110,11 @@ impl SamLike for Net {
     }
 }
 
-fn sam(variant: Variant, stored: Option<&Stored>, init: &mut Init) -> Result<Net, PredictError> {
+fn sam(variant: Variant, stored: Option<Stored>, init: &mut Init) -> Result<Net, PredictError> {
     let (encoder, decoder) = sam_sizes(variant)?;
     let sam = init_sam(variant, init);
     let sam = match stored {
-        Some((stored, packed)) => packed.load(sam, stored, |sam| sam.image_encoder.packable())?,
+        Some((stored, packed)) => PackedWords::of_file(packed).load(sam, &stored, Sam::packable)?,
         None => sam,
     };
     Ok(Net { kind: Kind::Sam(Box::new(sam)), encoder, decoder, side: 1024 })
@@ -140,11 +140,11 @@ fn sam_sizes(variant: Variant) -> Result<(Encoder, MaskDecoderConfig), PredictEr
     Ok((Encoder::VitDet(config.image_encoder), config.mask_decoder))
 }
 
-fn sam_clip(variant: Variant, stored: Option<&Stored>, init: &mut Init) -> Result<Net, PredictError> {
-    let config = sam_clip_config(variant, stored.map_or(&StateDict::new(), |(stored, _)| stored))?;
+fn sam_clip(variant: Variant, stored: Option<Stored>, init: &mut Init) -> Result<Net, PredictError> {
+    let config = sam_clip_config(variant, stored.as_ref().map_or(&StateDict::new(), |(stored, _)| stored))?;
     let model = config.init(init);
     let model = match stored {
-        Some((stored, packed)) => packed.load(model, stored, SamClip::packable)?,
+        Some((stored, packed)) => PackedWords::of_file(packed).load(model, &stored, SamClip::packable)?,
         None => model,
     };
     let side = config.sam.image_encoder.img_size;

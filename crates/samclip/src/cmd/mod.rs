@@ -27,3 +27,4 @@ pub mod train;
 pub mod version;
 pub mod weights;
 pub mod weights_merge;
+mod weights_pack;

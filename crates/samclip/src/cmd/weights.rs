@@ -28,7 +28,7 @@ enum Action {
     /// Run a checkpoint on stored inputs and compare with stored outputs
     Check(Check),
     /// Write a checkpoint that holds its weights as this processor reads them, for a faster start
-    Pack(super::weights_merge::Pack),
+    Pack(super::weights_pack::Args),
     /// Between two checkpoints: (1 - alpha) A + alpha B (Wise-FT)
     Interpolate(super::weights_merge::Interpolate),
     /// The SAM part of a SAM-CLIP with Meta's names, and a text table of chosen names
@@ -103,7 +103,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         Action::Inspect(args) => inspect(&args),
         Action::Convert(args) => convert_file(&args),
         Action::Check(args) => check_file(&args),
-        Action::Pack(args) => super::weights_merge::pack(&args),
+        Action::Pack(args) => super::weights_pack::run(&args),
         Action::Interpolate(args) => super::weights_merge::interpolate(&args),
         Action::Export(args) => super::weights_merge::export(&args),
     }
