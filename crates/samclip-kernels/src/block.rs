@@ -12,7 +12,8 @@ use crate::relative::RelPanels;
 use crate::scratch::{Scratch, SharedPtr};
 use crate::self_attention::RelTables;
 use crate::simd::{Kernel, Simd, dispatch};
-use rayon::prelude::*;
+use crate::stages::{self, Stage};
+use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
 use crate::amx::Amx;
@@ -101,28 +102,37 @@ impl Block {
         let px = SharedPtr::of(x);
         let panels = rel.as_ref().and_then(|tables| self.panels(tables));
         let positions = Rel { tables: rel, panels: panels.as_ref() };
+        let chunks = Chunks::of(n, self.precision);
         if self.window > 0 {
             let side = if rel.is_some() { (self.window, self.window) } else { (0, 0) };
             assert_eq!(rel.map_or((0, 0), |t| t.grid), side, "block: relative positions of another window");
-            let across = w.div_ceil(self.window);
-            let count = tokens.batch * h.div_ceil(self.window) * across;
-            (0..count).into_par_iter().for_each(|index| {
-                dispatch(Window { block: self, x: px, grid: tokens.grid, rel: positions, index });
-            });
-            return self.rows(n, |row, rows| dispatch(Rows { block: self, x: px, attn: None, row, rows }));
+            let (down, across) = (h.div_ceil(self.window), w.div_ceil(self.window));
+            // Windows down to that of a chunk's last row.
+            let above = |i| {
+                let last = chunks.end(i) - 1;
+                (last / (h * w) * down + last % (h * w) / w / self.window + 1) * across
+            };
+            let window = |index| dispatch(Window { block: self, x: px, grid: tokens.grid, rel: positions, index });
+            let rows = |i| dispatch(Rows { block: self, x: px, attn: None, rows: chunks.rows(i) });
+            let windows = Stage { count: tokens.batch * down * across, needs: &|_| 0, task: &window };
+            return stages::run(&[windows, Stage { count: chunks.count, needs: &above, task: &rows }]);
         }
-        let qkv = Scratch::take(n * 3 * d);
-        let pq = SharedPtr::new(qkv.ptr());
-        self.rows(n, |row, rows| dispatch(Qkv { block: self, x: px, qkv: pq, all: n, row, rows }));
-        let attn = Scratch::take(n * d);
-        let pa = SharedPtr::new(attn.ptr());
+        let (qkv, attn) = (Scratch::take(n * 3 * d), Scratch::take(n * d));
+        let (pq, pa) = (SharedPtr::new(qkv.ptr()), SharedPtr::new(attn.ptr()));
         let per_image = h * w;
-        (0..tokens.batch * self.heads).into_par_iter().for_each(|index| {
+        let project = |i| dispatch(Qkv { block: self, x: px, qkv: pq, all: n, rows: chunks.rows(i) });
+        let attend = |index| {
             let (image, head) = (index / self.heads, index % self.heads);
             dispatch(Heads { block: self, qkv: pq, all: n, first: image * per_image, n: per_image, head, rel: positions, out: pa });
-        });
-        drop(qkv);
-        self.rows(n, |row, rows| dispatch(Rows { block: self, x: px, attn: Some(pa), row, rows }));
+        };
+        let rows = |i| dispatch(Rows { block: self, x: px, attn: Some(pa), rows: chunks.rows(i) });
+        let projected = |index| chunks.holding((index / self.heads + 1) * per_image - 1) + 1;
+        let attended = |i| ((chunks.end(i) - 1) / per_image + 1) * self.heads;
+        stages::run(&[
+            Stage { count: chunks.count, needs: &|_| 0, task: &project },
+            Stage { count: tokens.batch * self.heads, needs: &projected, task: &attend },
+            Stage { count: chunks.count, needs: &attended, task: &rows },
+        ]);
     }
 
     /// The relative positions packed for AMX, where it multiplies.
@@ -141,11 +151,33 @@ impl Block {
         let width = self.dim() / self.heads;
         (1..=self.heads).find(|g| self.heads % g == 0 && (g * width).is_multiple_of(32)).unwrap_or(self.heads)
     }
+}
 
-    /// Chunks of rows, in parallel; cut by shape alone.
-    fn rows(&self, n: usize, task: impl Fn(usize, usize) + Send + Sync) {
-        let chunk = if self.precision == Precision::Bf16 { 192 } else { 96 };
-        (0..n.div_ceil(chunk)).into_par_iter().for_each(|i| task(i * chunk, chunk.min(n - i * chunk)));
+/// Rows cut into chunks of nearly the same size, by shape alone.
+struct Chunks {
+    n: usize,
+    count: usize,
+    /// Rows of a chunk are a multiple of these.
+    unit: usize,
+}
+
+impl Chunks {
+    fn of(n: usize, precision: Precision) -> Self {
+        let (most, unit) = if precision == Precision::Bf16 { (192, 32) } else { (96, 12) };
+        Self { n, count: n.div_ceil(most), unit }
+    }
+
+    fn end(&self, i: usize) -> usize {
+        (self.n.div_ceil(self.unit) * (i + 1) / self.count * self.unit).min(self.n)
+    }
+
+    fn rows(&self, i: usize) -> Range<usize> {
+        i.checked_sub(1).map_or(0, |before| self.end(before))..self.end(i)
+    }
+
+    /// The chunk of a row.
+    fn holding(&self, row: usize) -> usize {
+        (0..self.count).position(|i| row < self.end(i)).unwrap_or(self.count - 1)
     }
 }
 
@@ -177,8 +209,7 @@ struct Qkv<'a> {
     x: SharedPtr,
     qkv: SharedPtr,
     all: usize,
-    row: usize,
-    rows: usize,
+    rows: Range<usize>,
 }
 on_engine!(Qkv);
 
@@ -187,7 +218,7 @@ impl Qkv<'_> {
     /// The rows are inside `x` and `qkv`, and no other task writes them.
     #[inline(always)]
     unsafe fn on<S: Simd, E: Engine>(self, s: S, e: E) {
-        let Self { block, all, row, rows, .. } = self;
+        let (block, all, row, rows) = (self.block, self.all, self.rows.start, self.rows.len());
         let d = block.dim();
         let y = Scratch::take(if E::packs_norm(d) { 0 } else { rows * d });
         let a = Scratch::take(block.qkv.input_words::<E>(rows));
@@ -241,8 +272,7 @@ struct Rows<'a> {
     block: &'a Block,
     x: SharedPtr,
     attn: Option<SharedPtr>,
-    row: usize,
-    rows: usize,
+    rows: Range<usize>,
 }
 on_engine!(Rows);
 
@@ -251,7 +281,7 @@ impl Rows<'_> {
     /// The rows are inside `x` and `attn`, and no other task writes them.
     #[inline(always)]
     unsafe fn on<S: Simd, E: Engine>(self, s: S, e: E) {
-        let Self { block, row, rows, .. } = self;
+        let (block, row, rows) = (self.block, self.rows.start, self.rows.len());
         let (d, (hidden, _)) = (block.dim(), block.fc1.size());
         let (_, _, depth) = block.fc2.blocks().next().unwrap_or((0, 0, 0));
         let y = Scratch::take(rows * d.max(depth));

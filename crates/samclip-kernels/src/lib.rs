@@ -42,6 +42,7 @@ mod relative;
 mod scratch;
 mod self_attention;
 mod simd;
+mod stages;
 mod two_way;
 mod upscaling;
 #[cfg(test)]
