@@ -51,14 +51,23 @@ pub fn available() -> Vec<Isa> {
     [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Amx].into_iter().filter(|&t| t <= best).collect()
 }
 
+const TIERS: [(&str, Isa); 4] =
+    [("portable", Isa::Portable), ("avx2", Isa::Avx2), ("avx512", Isa::Avx512), ("amx", Isa::Amx)];
+
+/// What `SAMCLIP_ISA` asks for; none where it is not set, or names no tier ([`unknown_choice`]).
+fn choice() -> Option<Isa> {
+    let wanted = std::env::var("SAMCLIP_ISA").ok()?;
+    TIERS.iter().find(|(name, _)| *name == wanted).map(|&(_, tier)| tier)
+}
+
+/// The value of `SAMCLIP_ISA` where it names no tier: programs refuse it, the library takes the best tier.
+pub fn unknown_choice() -> Option<String> {
+    let wanted = std::env::var_os("SAMCLIP_ISA").filter(|w| !w.is_empty())?;
+    choice().is_none().then(|| wanted.to_string_lossy().into_owned())
+}
+
 fn from_env(best: Isa) -> Isa {
-    let wanted = match std::env::var("SAMCLIP_ISA").as_deref() {
-        Ok("portable") => Isa::Portable,
-        Ok("avx2") => Isa::Avx2,
-        Ok("avx512") => Isa::Avx512,
-        _ => Isa::Amx,
-    };
-    wanted.min(best)
+    choice().unwrap_or(best).min(best)
 }
 
 /// Sets the tier for tests; never above what the machine has.

@@ -64,6 +64,9 @@ pub enum PredictError {
         /// The table's.
         found: usize,
     },
+    /// A training step that was timed and failed.
+    #[error("{0}")]
+    Step(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// An option outside its range.
     #[error("option {name} is out of range: expected {expected}, found {found}")]
     Option {

@@ -126,7 +126,7 @@ impl Inputs {
             natives.insert(path.to_owned(), native.clone());
             Ok(native)
         };
-        for path in recipe.tasks.iter().flat_map(|t| &t.objectives).filter_map(Objective::sam_teacher) {
+        for path in recipe.tasks.iter().flat_map(|t| &t.objectives).filter_map(Objective::native_teacher) {
             native(path, &mut natives)?;
         }
         let mut opened: BTreeMap<PathBuf, Arc<Teacher>> = BTreeMap::new();
@@ -167,7 +167,7 @@ impl Inputs {
             state
         };
         let mut natives = Natives::new();
-        for path in recipe.tasks.iter().flat_map(|t| &t.objectives).filter_map(Objective::sam_teacher) {
+        for path in recipe.tasks.iter().flat_map(|t| &t.objectives).filter_map(Objective::native_teacher) {
             natives.insert(path.clone(), Arc::new(Native::from_state(student(1))?));
         }
         let mut teachers = Vec::new();

@@ -14,7 +14,7 @@ mod objective;
 mod smoke;
 
 pub use objective::{
-    ClipDistill, DenseText, DistillOutputs, DistillTargets, FeatureDistill, MaskSupervision, MultiLabel, Objective,
+    ClipDistill, Contrastive, DenseText, DistillOutputs, DistillTargets, FeatureDistill, MaskSupervision, MultiLabel, Objective,
     PooledText, SamDistill, SegDistill,
 };
 
@@ -245,6 +245,10 @@ pub struct Task {
     /// Unreadable photos that a run tolerates; one more stops it.
     #[serde(default = "max_skipped")]
     pub max_skipped: usize,
+    /// Chance of a teacher to be silent for a part of a batch; the one that the student is farthest from
+    /// never is. 0, where absent: all teach.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub teacher_dropping: f32,
     /// Random crops and colours.
     pub augment: samclip_data::augment::Augment,
     /// Where the images come from.
@@ -252,6 +256,10 @@ pub struct Task {
     /// What is asked of them.
     #[serde(rename = "objective")]
     pub objectives: Vec<Objective>,
+}
+
+fn is_zero(value: &f32) -> bool {
+    *value == 0.0
 }
 
 fn max_skipped() -> usize {

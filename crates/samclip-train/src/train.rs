@@ -59,7 +59,7 @@ pub fn run_in(
 }
 
 /// The recipe's text with another seed in its line `seed = …`.
-fn with_seed(text: &str, seed: u64) -> String {
+pub(crate) fn with_seed(text: &str, seed: u64) -> String {
     let mut done = false;
     let line = |line: &str| match !done && line.starts_with("seed") {
         true => {

@@ -53,6 +53,26 @@ fn focal_and_dice_on_hard_and_soft_targets() {
 }
 
 #[test]
+fn contrastive_is_clips() {
+    check("contrastive", |x, y| {
+        let (value, grad, right) = losses::contrastive(x, y, 16, 14.0);
+        assert!((0.0..=1.0).contains(&right));
+        (value, grad)
+    });
+    let rows = [1.0, 0.0, 0.0, 1.0];
+    assert_eq!(losses::contrastive(&rows, &rows, 2, 100.0).2, 1.0, "every image is nearest to its own text");
+    assert_eq!(losses::contrastive(&rows, &[0.0, 1.0, 1.0, 0.0], 2, 100.0).2, 0.0);
+}
+
+#[test]
+fn standardized_channels_are_batch_norms() {
+    let case = &fixture()["standardize"];
+    let mut rows = floats(&case["x"]);
+    losses::standardize(&mut rows, 4);
+    close("standardize", &rows, &floats(&case["value"]), 1e-5);
+}
+
+#[test]
 fn mask_loss_is_the_weighted_sum() {
     let fixture = fixture();
     let (x, y) = (floats(&fixture["focal"]["x"]), floats(&fixture["focal"]["y"]));

@@ -4,9 +4,14 @@
 use samclip_data::augment::Augment;
 use samclip_data::{DataError, Dataset, Sample};
 use samclip_image::{Image, LabelMap};
+use samclip_models::Device;
+use samclip_models::clip::ClipConfig;
+use samclip_models::init::Init;
 use samclip_models::sam_clip::SamClipConfig;
 use samclip_testkit::runs::MASKS;
 use samclip_train::TrainError;
+use samclip_train::native::Native;
+use samclip_train::objectives::Natives;
 use samclip_train::parameters::Parameters;
 use samclip_train::recipe::Recipe;
 use samclip_train::train::{Inputs, RunOptions, Trainer};
@@ -56,7 +61,7 @@ impl Dataset for Squares {
             labels: Some(LabelMap { width: SIDE, height: SIDE, data: labels }),
             masks: Vec::new(),
             class_ids: vec![class],
-            captions: Vec::new(),
+            captions: vec![format!("square number {index}")],
         })
     }
 
@@ -167,8 +172,17 @@ weight = 1.0
 
 fn trainer(
     out: &Path,
+    recipe: (Recipe, String),
+    augment: Option<Augment>,
+) -> Result<Trainer, TrainError> {
+    trainer_with(out, recipe, augment, BTreeMap::new())
+}
+
+fn trainer_with(
+    out: &Path,
     (mut recipe, text): (Recipe, String),
     augment: Option<Augment>,
+    natives: Natives,
 ) -> Result<Trainer, TrainError> {
     if let Some(augment) = augment {
         recipe.tasks[0].augment = augment;
@@ -179,7 +193,7 @@ fn trainer(
         datasets: vec![vec![Arc::new(Squares::new())]],
         text: TextSource::from_vectors(&["cat", "dog"], vectors, 8),
         teachers: vec![BTreeMap::new()],
-        natives: BTreeMap::new(),
+        natives,
         weights: None,
     };
     let options = RunOptions {
@@ -294,6 +308,30 @@ fn dense_classes_are_learnt_by_heart() {
 fn image_classes_are_learnt_by_heart() {
     let (before, after) = overfit(POOLED, "labels", 40);
     assert!(after < 0.2 * before, "{before} -> {after}");
+}
+
+#[test]
+fn captions_are_learnt_by_heart() {
+    let objective = "\n[[task.objective]]\nkind = \"contrastive\"\nweight = 1.0\nteacher = \"clip\"\nlogit_scale = 20.0\n";
+    let mut clip = ClipConfig::vit_b16();
+    clip.embed_dim = 8;
+    (clip.vision.width, clip.vision.layers, clip.vision.heads) = (16, 1, 2);
+    (clip.text.width, clip.text.layers, clip.text.heads) = (16, 1, 2);
+    let run = |teacher: Native| {
+        let (mut recipe, text) = recipe(40, "[\"*\"]", objective);
+        recipe.shards = 1;
+        let natives = [("clip".into(), Arc::new(teacher))].into();
+        let out = tempfile::tempdir().unwrap();
+        let mut run = trainer_with(out.path(), (recipe, text), None, natives).unwrap();
+        (0..40).map(|_| run.train_step()).collect::<Result<Vec<_>, _>>()
+    };
+    let reports = run(Native::Clip(Box::new(clip.init(&mut Init::seeded(5, &Device::flex()))))).unwrap();
+    let (before, after) = (reports[0].loss, reports[39].loss);
+    assert!(after < 0.3 * before, "{before} -> {after}");
+    let top1 = reports[39].losses.iter().find(|(name, _)| name.ends_with("top1")).unwrap().1;
+    assert_eq!(top1, 1.0, "every photo is nearest to its own caption");
+    let error = run(Native::SamClip(Box::new(tiny().init(&mut Init::seeded(5, &Device::flex()))))).err().unwrap();
+    assert!(error.to_string().contains("reads no text"), "{error}");
 }
 
 /// One step's gradient norm and loss, with batches of `batch` and `accumulate` of them.

@@ -24,6 +24,10 @@ fn main() -> ExitCode {
     if !matches!(cli.command, cli::Command::Serve(_)) {
         cli::init_tracing(cli.verbose);
     }
+    if let Some(found) = samclip_kernels::isa::unknown_choice() {
+        eprintln!("error: SAMCLIP_ISA: expected amx, avx512, avx2 or portable, found `{found}`");
+        return ExitCode::from(2);
+    }
     if samclip_kernels::isa::amx_refused() {
         eprintln!("note: the system refuses AMX to this process; products are in f32");
     }

@@ -2,12 +2,27 @@
 
 mod support;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use samclip_testkit::runs::{DISTILL, Recipe, shapes};
 use samclip_testkit::tiny;
 use samclip_weights::{StateDict, TensorData, write_safetensors};
-use support::{samclip, stderr};
+use support::{labels, samclip, stderr};
+
+/// The repository.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The development data, where they are.
+fn data() -> Option<String> {
+    let folder = std::env::var_os("SAMCLIP_DATA").map_or_else(|| root().join("../shared/data"), PathBuf::from);
+    let found = folder.join("voc").is_dir();
+    if !found {
+        eprintln!("skipped: no development data at {}; SAMCLIP_DATA names another place", folder.display());
+    }
+    found.then(|| folder.display().to_string())
+}
 
 /// A recipe of three steps on painted shapes, distilling the tiny model's own CLIP head.
 fn recipe(init: &str, lr: f32) -> String {
@@ -66,6 +81,33 @@ fn a_sweep_runs_each_recipe_once_and_says_which_failed() {
     let output = sweep(&["--only", "d_"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("d_slip.toml") && stderr(&output).contains("`steps`"), "{}", stderr(&output));
+}
+
+#[test]
+fn recipes_of_adapters_are_swept_and_measured_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    labels(&path.join("labels"));
+    std::fs::create_dir(path.join("recipes")).unwrap();
+    let recipe = std::fs::read_to_string(root().join("recipes/clip_guided/nano/voc_92.toml")).unwrap();
+    let recipe = recipe.replace("dataset = \"voc\"", "dataset = \"path\"\npath = \"../labels\"");
+    let split = recipe.lines().find(|l| l.starts_with("split = ")).unwrap().to_owned();
+    std::fs::write(path.join("recipes/small.toml"), recipe.replace(&split, "split = \"\"")).unwrap();
+    let protocol = root().join("protocols/clip_guided_voc_nano.toml").display().to_string();
+    let sweep = |more: &[&str]| {
+        let args = ["sweep", "recipes", "--out", "out", "--smoke", "--seed", "1", "--seed", "2"];
+        let output = samclip(path, &[&args, more].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let table = sweep(&[]);
+    assert!(table.contains("| small | 2 | 2 |"), "{table}");
+    let adapter = |seed: usize| state(path, &format!("out/seed_{seed}/small/adapter.safetensors"));
+    assert!(tensors(&adapter(1)) != tensors(&adapter(2)), "seeds differ");
+    let Some(data) = data() else { return };
+    let table = sweep(&["--protocol", &protocol, "--limit", "2", "--data", &data]);
+    assert!(table.contains("text of 2") && table.contains("| small | 2 | 2 |"), "{table}");
+    assert_eq!(table, sweep(&["--protocol", &protocol, "--limit", "2", "--data", "nowhere"]), "measured once");
 }
 
 #[test]

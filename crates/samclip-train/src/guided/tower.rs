@@ -6,6 +6,7 @@
 
 use crate::checkpoint::{self, Progress};
 use crate::error::TrainError;
+use crate::train::with_seed;
 use crate::export::write_atomic;
 use crate::inputs::{Observer, Outcome, RunOptions};
 use crate::objectives::Leaves;
@@ -135,7 +136,10 @@ pub fn run_tower(
     observer: &mut dyn Observer,
     stop: &AtomicBool,
 ) -> Result<Outcome, TrainError> {
-    let text = std::fs::read_to_string(path).map_err(TrainError::io(path))?;
+    let mut text = std::fs::read_to_string(path).map_err(TrainError::io(path))?;
+    if let Some(seed) = options.seed {
+        text = with_seed(&text, seed);
+    }
     let recipe = TowerRecipe::parse(&text, path)?;
     let recipe = if options.smoke { recipe.smoke() } else { recipe };
     std::fs::create_dir_all(&options.out).map_err(TrainError::io(&options.out))?;

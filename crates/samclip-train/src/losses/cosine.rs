@@ -39,6 +39,24 @@ pub fn centred_cosine(student: &[f32], teacher: &[f32], width: usize) -> (f32, V
     cosine(student, &centred, width)
 }
 
+/// Brings every channel of `rows` `[n, width]` to mean 0 and variance 1.
+///
+/// Deviation: UNIC (arXiv:2408.05088) keeps running statistics; these are the batch's, so that nothing has to
+/// be stored.
+pub fn standardize(rows: &mut [f32], width: usize) {
+    let n = (rows.len() / width).max(1) as f64;
+    let (mut mean, mut square) = (vec![0.0f64; width], vec![0.0f64; width]);
+    rows.chunks(width).for_each(|row| mean.iter_mut().zip(row).for_each(|(m, x)| *m += f64::from(*x) / n));
+    for row in rows.chunks(width) {
+        square.iter_mut().zip(row).zip(&mean).for_each(|((s, x), m)| *s += (f64::from(*x) - m).powi(2) / n);
+    }
+    for row in rows.chunks_mut(width) {
+        for ((x, m), s) in row.iter_mut().zip(&mean).zip(&square) {
+            *x = ((f64::from(*x) - m) / (s + f64::from(EPS)).sqrt()) as f32;
+        }
+    }
+}
+
 /// Smooth L1 (beta 1), mean over all elements; returns value and gradient.
 pub fn smooth_l1(student: &[f32], teacher: &[f32]) -> (f32, Vec<f32>) {
     let n = student.len() as f32;

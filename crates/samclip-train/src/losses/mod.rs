@@ -8,12 +8,14 @@
 //! Parity: `tests/losses.rs` holds values and gradients against PyTorch.
 
 mod binary;
+mod contrastive;
 mod cosine;
 mod cross_entropy;
 mod mask;
 
 pub use binary::{BinaryLoss, BinaryWeights, binary, hard_iou};
-pub use cosine::{centred_cosine, cosine, smooth_l1};
+pub use contrastive::contrastive;
+pub use cosine::{centred_cosine, cosine, smooth_l1, standardize};
 pub use cross_entropy::{
     cross_entropy, cross_entropy_of, resize_bilinear, resize_bilinear_backward, sigmoid_cross_entropy, soft_cross_entropy,
 };

@@ -1,12 +1,12 @@
 //! A teacher's feature map, predicted from the tokens by a linear layer that exists in
-//! training only (`aux.<output>.*`), shared by all tasks.
+//! training only (`aux.<head>.*`), shared by all tasks that name it.
 //!
 //! Shape as in AM-RADIO (arXiv:2312.06709): cosine plus smooth L1 per position; the
 //! teacher's channels are centred over the batch for the cosine.
 
 use super::{Loss, Step, TaskSetup, Wanted, inject, values};
 use crate::error::TrainError;
-use crate::losses::{centred_cosine, smooth_l1};
+use crate::losses::{centred_cosine, smooth_l1, standardize};
 use crate::parameters::Parameters;
 use crate::recipe::{FeatureDistill, Recipe};
 use crate::feed::Teachers;
@@ -16,7 +16,7 @@ use burn::tensor::Tensor;
 use samclip_models::ops;
 
 fn aux_name(options: &FeatureDistill, part: &str) -> String {
-    format!("{}.{part}", options.output)
+    format!("{}.{part}", options.head())
 }
 
 /// Adds the linear layer; the teacher's width is found by running it on one grey square.
@@ -67,7 +67,10 @@ pub(super) fn loss(step: &mut Step, options: &FeatureDistill) -> Result<Loss, Tr
     let target = channels_last(&output.values, channels, th * tw);
     let seen = seen(step, th);
     let student = pick(&values(&predicted), &seen, channels);
-    let target = pick(&target, &seen, channels);
+    let mut target = pick(&target, &seen, channels);
+    if options.standardize {
+        standardize(&mut target, channels);
+    }
     let (cosine, mut grad) = centred_cosine(&student, &target, channels);
     grad.iter_mut().for_each(|g| *g *= options.weight);
     let mut loss = Loss::default();

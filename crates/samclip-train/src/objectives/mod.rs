@@ -6,6 +6,7 @@
 
 mod clip_distill;
 pub mod clip_guided;
+mod contrastive;
 mod dense_text;
 mod feature_distill;
 mod mask_supervision;
@@ -21,6 +22,7 @@ use crate::feed::Teachers;
 use crate::teacher::Output;
 use crate::vocabulary::{Classes, TextSource, Vocabulary};
 use burn::tensor::{Device, Tensor, TensorData};
+use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use samclip_data::loader::Batch;
 use samclip_models::sam_clip::SamClip;
@@ -90,6 +92,11 @@ pub struct Loss {
 }
 
 impl Loss {
+    /// Weighted sum of the terms.
+    fn total(&self) -> f32 {
+        self.terms.iter().map(|term| term.value * term.weight).sum()
+    }
+
     /// Adds a term.
     pub fn term(&mut self, name: &'static str, value: f32, weight: f32) {
         self.terms.push(Term { name, value, weight });
@@ -261,10 +268,30 @@ impl Step<'_> {
                 Objective::SegDistill(o) => seg_distill::loss(self, o)?,
                 Objective::ClipDistill(o) => clip_distill::loss(self, o)?,
                 Objective::SamDistill(o) => sam_distill::loss(self, o)?,
+                Objective::Contrastive(o) => contrastive::loss(self, o)?,
             };
             all.push((objective.name(), loss));
         }
+        let of_teachers = setup.task.objectives.iter().zip(&mut all).filter(|(o, _)| o.has_teacher());
+        drop_teachers(of_teachers.map(|(_, (_, loss))| loss).collect(), setup.task.teacher_dropping, &mut self.rng);
         Ok(all)
+    }
+}
+
+/// Teacher dropping (UNIC, arXiv:2408.05088): the teacher that the student is farthest from always teaches,
+/// each of the others is silent with a chance.
+///
+/// Deviation: chances are drawn for each part of a batch, where the paper draws for each image.
+fn drop_teachers(losses: Vec<&mut Loss>, chance: f32, rng: &mut impl Rng) {
+    if chance <= 0.0 {
+        return;
+    }
+    let far = losses.iter().map(|loss| loss.total()).fold(f32::NEG_INFINITY, f32::max);
+    for loss in losses {
+        if rng.random::<f32>() < chance && loss.total() < far {
+            loss.surrogate = None;
+            loss.terms.iter_mut().for_each(|term| term.weight = 0.0);
+        }
     }
 }
 
@@ -282,4 +309,27 @@ pub fn add_aux(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Loss, drop_teachers};
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+
+    #[test]
+    fn the_farthest_teacher_is_never_dropped() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let mut silent = [0; 3];
+        for _ in 0..1000 {
+            let mut losses: [Loss; 3] = Default::default();
+            for (loss, (value, weight)) in losses.iter_mut().zip([(0.9, 1.0), (0.5, 3.0), (1.4, 1.0)]) {
+                loss.term("cosine", value, weight);
+            }
+            drop_teachers(losses.iter_mut().collect(), 0.5, &mut rng);
+            silent.iter_mut().zip(&losses).for_each(|(n, loss)| *n += i32::from(loss.terms[0].weight == 0.0));
+        }
+        assert_eq!(silent[1], 0, "3 x 0.5 is the largest");
+        assert!((450..550).contains(&silent[0]) && (450..550).contains(&silent[2]), "{silent:?}");
+    }
 }

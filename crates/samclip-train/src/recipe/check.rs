@@ -1,6 +1,6 @@
 //! What a recipe that parses may still not say.
 
-use super::{Optimizer, Recipe, Task};
+use super::{FeatureDistill, Objective, Optimizer, Recipe, Task};
 use crate::error::TrainError;
 
 impl Recipe {
@@ -19,6 +19,7 @@ impl Recipe {
         if let (Some(objective), None) = (reads_text, self.model.background_logit) {
             return fail(format!("{} needs model.background_logit", objective.name()));
         }
+        heads(&self.tasks)?;
         self.tasks.iter().try_for_each(task)
     }
 }
@@ -43,6 +44,19 @@ fn optimizer(o: &Optimizer, steps: usize) -> Result<(), TrainError> {
     }
 }
 
+/// A linear layer predicts one output of one teacher.
+fn heads(tasks: &[Task]) -> Result<(), TrainError> {
+    let objectives = tasks.iter().flat_map(|t| &t.objectives);
+    let all: Vec<_> = objectives.filter_map(|o| if let Objective::FeatureDistill(o) = o { Some(o) } else { None }).collect();
+    for (i, a) in all.iter().enumerate() {
+        let other = |b: &&&FeatureDistill| a.head() == b.head() && (&a.teacher, &a.output) != (&b.teacher, &b.output);
+        if all[..i].iter().any(|b| other(&b)) {
+            return fail(format!("feature_distill: two teachers share the head `{}`; give each a `head` of its own", a.head()));
+        }
+    }
+    Ok(())
+}
+
 fn task(task: &Task) -> Result<(), TrainError> {
     let name = &task.name;
     for side in task.sides.iter().chain([&task.side]) {
@@ -55,6 +69,9 @@ fn task(task: &Task) -> Result<(), TrainError> {
     }
     if task.objectives.is_empty() {
         return fail(format!("task {name}: no [[task.objective]]"));
+    }
+    if !(0.0..1.0).contains(&task.teacher_dropping) {
+        return fail(format!("task {name}: teacher_dropping must lie in [0, 1), found {}", task.teacher_dropping));
     }
     for data in &task.data {
         if !(data.weight > 0.0 && data.weight.is_finite()) {

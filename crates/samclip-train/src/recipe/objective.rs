@@ -21,6 +21,8 @@ pub enum Objective {
     ClipDistill(ClipDistill),
     /// The masks of a promptable teacher, prompt by prompt (SAM-CLIP eq. 2): the replay.
     SamDistill(SamDistill),
+    /// The photos' captions, against a frozen text tower.
+    Contrastive(Contrastive),
 }
 
 impl Objective {
@@ -34,6 +36,7 @@ impl Objective {
             Self::SegDistill(_) => "seg_distill",
             Self::ClipDistill(_) => "clip_distill",
             Self::SamDistill(_) => "sam_distill",
+            Self::Contrastive(_) => "contrastive",
         }
     }
 }
@@ -44,15 +47,24 @@ impl Objective {
         match self {
             Self::DenseText(_) | Self::PooledText(_) | Self::SegDistill(_) => true,
             Self::MaskSupervision(o) => o.text_prompts > 0,
-            Self::FeatureDistill(_) | Self::ClipDistill(_) | Self::SamDistill(_) => false,
+            Self::FeatureDistill(_) | Self::ClipDistill(_) | Self::SamDistill(_) | Self::Contrastive(_) => false,
         }
     }
 
-    /// The promptable teacher, if the objective asks one.
-    pub fn sam_teacher(&self) -> Option<&PathBuf> {
+    /// The model of ours that the objective asks while it runs: a SAM for masks, a CLIP for captions.
+    pub fn native_teacher(&self) -> Option<&PathBuf> {
         match self {
             Self::SamDistill(o) => Some(&o.teacher),
+            Self::Contrastive(o) => Some(&o.teacher),
             _ => None,
+        }
+    }
+
+    /// Whether the student learns what a teacher says of the photo.
+    pub fn has_teacher(&self) -> bool {
+        match self {
+            Self::FeatureDistill(_) | Self::SegDistill(_) | Self::ClipDistill(_) | Self::SamDistill(_) => true,
+            Self::MaskSupervision(_) | Self::DenseText(_) | Self::PooledText(_) | Self::Contrastive(_) => false,
         }
     }
 }
@@ -141,6 +153,24 @@ pub struct FeatureDistill {
     pub photo_side: Option<usize>,
     /// Share of the smooth L1 distance beside the centred cosine.
     pub smooth_l1: f32,
+    /// The teacher's channels are brought to mean 0 and variance 1 first, so that teachers with large
+    /// numbers do not outweigh the others (UNIC, RADIO).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub standardize: bool,
+    /// Name of the linear layer; objectives with the same name share it. Absent: `output`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<String>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+impl FeatureDistill {
+    /// Name of the linear layer.
+    pub fn head(&self) -> &str {
+        self.head.as_deref().unwrap_or(&self.output)
+    }
 }
 
 /// Options of the segmentation teacher.
@@ -227,4 +257,16 @@ pub struct SamDistill {
     /// Weight of the distance between the image embeddings, 0.9 cosine + 0.1 smooth L1 per
     /// position; 0 is off (the paper's).
     pub neck: f32,
+}
+
+/// Options of the contrastive loss between photos and captions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Contrastive {
+    /// Weight of the term.
+    pub weight: f32,
+    /// A checkpoint of CLIP, whose text tower reads the captions; paths as in [`ClipDistill::teacher`].
+    pub teacher: PathBuf,
+    /// Factor on the cosines; CLIP's ends at 100.
+    pub logit_scale: f32,
 }

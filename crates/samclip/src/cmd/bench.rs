@@ -13,6 +13,7 @@ use samclip_kernels::isa;
 use samclip_predict::EverythingOptions;
 use samclip_predict::bench::{Bench, BenchSpec, Report, Work, measure, system};
 
+use super::bench_step;
 use super::common::{PrecisionArg, out};
 
 const STANDARD: EverythingOptions = EverythingOptions::STANDARD;
@@ -26,21 +27,21 @@ pub struct Args {
     /// What to time
     #[arg(value_enum)]
     work: WorkArg,
-    /// Model variant (default: clip_vit_b16 for clip, else sam_vit_b)
+    /// Model variant (default: clip_vit_b16 for clip, else sam_vit_b; whole steps have their own)
     #[arg(long, value_name = "NAME")]
-    model: Option<String>,
+    pub(super) model: Option<String>,
     /// Weight file (default: built-in weights where the model has them, else seeded random ones)
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
     /// Image side in pixels, for peak the side of the matrices (default: the model's)
     #[arg(long, value_name = "N")]
-    size: Option<usize>,
+    pub(super) size: Option<usize>,
     /// Images at once, for decoder clicks (default: 1; a CLIP block in train-step: 16)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    batch: Option<u16>,
+    pub(super) batch: Option<u16>,
     /// Number format of the matrix products
     #[arg(long, value_enum, default_value_t = PrecisionArg::Auto)]
-    precision: PrecisionArg,
+    pub(super) precision: PrecisionArg,
     /// Worker threads (default: all cores)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
@@ -49,7 +50,7 @@ pub struct Args {
     repeat: u16,
     /// Seed of random weights and inputs
     #[arg(long, default_value_t = 0, value_name = "N")]
-    seed: u64,
+    pub(super) seed: u64,
     /// Photo for everything (default: an example photo at 1500 x 1000)
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
@@ -83,24 +84,29 @@ enum WorkArg {
     Clip,
     /// Forward and backward of one block: CLIP's, or SAM's global one
     TrainStep,
+    /// SAM-CLIP's joint step: ViT-B, one photo for each task (or --batch), both teachers, 32 prompts a photo
+    JointStep,
+    /// CLIP-Guided SAM's step: ViT-B with CLIP B/16, one photo with three classes (or --batch)
+    GuidedStep,
     /// Reading a checkpoint and building the model
     Load,
     /// Achieved GEMM peak in each precision, and memory bandwidth
     Peak,
 }
 
-impl From<WorkArg> for Work {
-    fn from(work: WorkArg) -> Self {
-        match work {
-            WorkArg::Encoder => Self::Encoder,
-            WorkArg::Decoder => Self::Decoder,
-            WorkArg::Everything => Self::Everything,
-            WorkArg::Clip => Self::Clip,
-            WorkArg::TrainStep => Self::TrainStep,
-            WorkArg::Load => Self::Load,
-            WorkArg::Peak => Self::Peak,
-        }
-    }
+fn bench(args: &Args) -> Result<Bench> {
+    let work = match args.work {
+        WorkArg::JointStep => return bench_step::joint(args),
+        WorkArg::GuidedStep => return bench_step::guided(args),
+        WorkArg::Encoder => Work::Encoder,
+        WorkArg::Decoder => Work::Decoder,
+        WorkArg::Everything => Work::Everything,
+        WorkArg::Clip => Work::Clip,
+        WorkArg::TrainStep => Work::TrainStep,
+        WorkArg::Load => Work::Load,
+        WorkArg::Peak => Work::Peak,
+    };
+    Ok(Bench::new(&spec(args, work)?)?)
 }
 
 /// Runs the verb.
@@ -109,10 +115,10 @@ pub fn run(args: Args) -> Result<ExitCode> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into());
         pool.build_global().context("cannot start the threads")?;
     }
-    if args.work == WorkArg::TrainStep {
+    if matches!(args.work, WorkArg::TrainStep | WorkArg::JointStep | WorkArg::GuidedStep) {
         samclip_kernels::keep_freed(); // as `samclip train` does
     }
-    let mut bench = Bench::new(&spec(&args)?)?;
+    let mut bench = bench(&args)?;
     if args.worker {
         return worker(&mut bench);
     }
@@ -125,7 +131,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn spec(args: &Args) -> Result<BenchSpec> {
+fn spec(args: &Args, work: Work) -> Result<BenchSpec> {
     let options = EverythingOptions {
         points_per_side: args.points_per_side,
         pred_iou_thresh: args.pred_iou_thresh,
@@ -133,14 +139,14 @@ fn spec(args: &Args) -> Result<BenchSpec> {
         ..STANDARD
     };
     Ok(BenchSpec {
-        work: args.work.into(),
+        work,
         variant: args.model.clone(),
         weights: args.weights.clone(),
         size: args.size,
         batch: args.batch.map(usize::from),
         precision: args.precision.into(),
         seed: args.seed,
-        image: (args.work == WorkArg::Everything).then(|| photo(args.image.as_deref())).transpose()?,
+        image: (work == Work::Everything).then(|| photo(args.image.as_deref())).transpose()?,
         options,
     })
 }

@@ -1,25 +1,44 @@
-//! Time and memory of a full-size training step: SAM ViT-B with CLIP ViT-B/16, random weights, one
-//! image of 1024 px with three classes: `guided_step [PAIRS_PER_PASS] [STEPS]`.
+//! `samclip bench joint-step` and `guided-step`: whole training steps at full size on a painted photo.
 //!
-//! The same step in PyTorch: fixtures/ring2/guided_step.py.
+//! The recipes are the papers' (`recipes/`), the weights seeded. The same steps in PyTorch:
+//! `benches/peers/torch_steps.py`.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
 use samclip_data::{DataError, Dataset, Sample};
-use samclip_image::{Image, LabelMap};
+use samclip_image::{Image, LabelMap, Mask};
+use samclip_models::clip::ClipConfig;
 use samclip_models::clip_guided_sam::ClipGuidedConfig;
 use samclip_models::clip_guided_sam::artefact::{Base, Bases};
 use samclip_models::init::Init;
+use samclip_models::sam::SamConfig;
 use samclip_models::{Device, state, text_table::TextTable};
+use samclip_predict::bench::Bench;
 use samclip_train::RunOptions;
 use samclip_train::guided::{GuidedRecipe, GuidedTrainer, OpenBases, PairData, TextVectors};
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Instant;
+use samclip_train::native::Native;
+use samclip_train::objectives::TaskSetup;
+use samclip_train::recipe::{Objective, Precision, Recipe};
+use samclip_train::teacher::Teacher;
+use samclip_train::train::{Inputs, Trainer};
+use samclip_train::vocabulary::TextSource;
 
+use super::bench::Args;
+
+const JOINT: &str = include_str!("../../../../recipes/sam_clip/2_joint_distillation.toml");
+const GUIDED: &str = include_str!("../../../../recipes/clip_guided/voc/1_16.toml");
+/// Masks of the painted photo: as many as the paper prompts a photo with, of each kind.
+const STRIPES: usize = 16;
 const SIDE: usize = 1024;
-const RECIPE: &str = include_str!("../../../recipes/clip_guided/voc/1_16.toml");
 
-/// One photo of three stripes, a class each.
-struct Stripes(Vec<String>);
+/// One photo of upright stripes, a mask each; four stripes are a class, the first four the background.
+struct Stripes {
+    names: Vec<String>,
+    side: usize,
+}
 
 impl Dataset for Stripes {
     fn name(&self) -> &str {
@@ -29,68 +48,134 @@ impl Dataset for Stripes {
         1
     }
     fn get(&self, _: usize) -> Result<Sample, DataError> {
-        let label = |i: usize| (i % SIDE * 4 / SIDE) as u8;
-        let data = (0..SIDE * SIDE).flat_map(|i| [label(i) * 60, (i / SIDE % 200) as u8, 90]).collect();
-        let labels = LabelMap { width: SIDE, height: SIDE, data: (0..SIDE * SIDE).map(label).collect() };
-        let image = Image::new(SIDE, SIDE, data)?;
-        Ok(Sample { id: "0".into(), image, labels: Some(labels), masks: vec![], class_ids: vec![1, 2, 3], captions: vec![] })
+        let side = self.side;
+        let stripe = |i: usize| i % side * STRIPES / side;
+        let data = (0..side * side).flat_map(|i| [stripe(i) as u8 * 15, (i / side % 200) as u8, 90]).collect();
+        let mask = |s: usize| (0..side * side).map(|i| stripe(i) == s).collect();
+        let labels = (0..side * side).map(|i| (stripe(i) / 4) as u8).collect();
+        Ok(Sample {
+            id: "0".into(),
+            image: Image::new(side, side, data)?,
+            labels: Some(LabelMap { width: side, height: side, data: labels }),
+            masks: (0..STRIPES).map(|s| Mask { width: side, height: side, data: mask(s) }).collect(),
+            class_ids: vec![1, 2, 3],
+            captions: vec![],
+        })
     }
     fn class_names(&self) -> &[String] {
-        &self.0
+        &self.names
     }
     fn background(&self) -> Option<usize> {
         Some(0)
     }
 }
 
-/// Largest resident size so far, in MiB.
-fn peak_mib() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-    line.and_then(|l| l.split_whitespace().next()?.parse::<usize>().ok()).unwrap_or(0) / 1024
+fn stripes(side: usize) -> Arc<dyn Dataset> {
+    Arc::new(Stripes { names: ["background", "one", "two", "three"].map(String::from).to_vec(), side })
 }
 
-fn bases(config: &ClipGuidedConfig) -> Result<Bases, Box<dyn std::error::Error>> {
-    let model = config.init(&mut Init::seeded(1, &Device::flex()))?;
+/// What trains, in which numbers: refuses other models than the recipe's.
+fn precision(args: &Args, model: &str) -> Result<Precision> {
+    if let Some(other) = args.model.as_deref().filter(|m| *m != model) {
+        bail!("a whole step is timed for {model} only: found --model {other}");
+    }
+    let name = samclip_predict::Precision::from(args.precision).apply()?;
+    Ok(if name == "bf16" { Precision::Bf16 } else { Precision::F32 })
+}
+
+fn options(out: &Path) -> RunOptions {
+    RunOptions {
+        data: ".".into(),
+        out: out.to_owned(),
+        teacher_cache: None,
+        smoke: false,
+        resume: false,
+        allow_changed_recipe: false,
+        revision: None,
+        seed: None,
+    }
+}
+
+/// Stage 2 of SAM-CLIP: `--batch` photos for CLIP's embedding at 224 px and as many for SAM's masks at `--size`.
+pub fn joint(args: &Args) -> Result<Bench> {
+    let precision = precision(args, "sam_clip_vit_b")?;
+    let (side, batch) = (args.size.unwrap_or(SIDE), args.batch.map_or(1, usize::from));
+    let mut recipe = Recipe::parse(JOINT, Path::new("2_joint_distillation.toml"))?;
+    (recipe.seed, recipe.precision, recipe.model.init) = (args.seed, precision, "fresh".into());
+    for task in &mut recipe.tasks {
+        (task.batch, task.sides) = (batch, vec![]);
+        task.side = if task.name == "sam" { side } else { task.side };
+    }
+    let device = Device::flex();
+    let teacher = |objective: &Objective| -> Option<(PathBuf, Arc<Native>)> {
+        let seed = args.seed + 1;
+        match objective {
+            Objective::SamDistill(o) => {
+                let sam = SamConfig::vit_b().init(&mut Init::seeded(seed, &device));
+                Some((o.teacher.clone(), Arc::new(Native::Sam(Box::new(sam)))))
+            }
+            Objective::ClipDistill(o) => {
+                let clip = ClipConfig::vit_l14().init(&mut Init::seeded(seed, &device));
+                Some((o.teacher.clone(), Arc::new(Native::Clip(Box::new(clip)))))
+            }
+            _ => None,
+        }
+    };
+    let natives: BTreeMap<_, _> = recipe.tasks.iter().flat_map(|t| &t.objectives).filter_map(teacher).collect();
+    let teachers = recipe.tasks.iter().map(|task| {
+        let wanted = TaskSetup::wanted(task).into_iter();
+        wanted.filter_map(|w| Some((w.clone(), Arc::new(Teacher::native(&w.teacher, natives.get(&w.teacher)?.clone()))))).collect()
+    });
+    let inputs = Inputs {
+        datasets: recipe.tasks.iter().map(|_| vec![stripes(side)]).collect(),
+        text: TextSource::none(recipe.model.config()?.clip_head.embed_dim),
+        teachers: teachers.collect(),
+        natives: natives.clone(),
+        weights: None,
+    };
+    let folder = tempfile::tempdir()?;
+    let mut trainer = Trainer::new(recipe, JOINT.to_owned(), inputs, &options(folder.path()))?;
+    let run = move || {
+        let _kept = &folder;
+        trainer.train_step().map(|report| f64::from(report.loss))
+    };
+    Ok(Bench::step("sam_clip_vit_b", [side, batch], args.precision.into(), run)?)
+}
+
+/// CLIP-Guided SAM, ViT-B with CLIP B/16: one photo of `--size` with `--batch` classes, one class after the other.
+pub fn guided(args: &Args) -> Result<Bench> {
+    let precision = precision(args, "clip_guided_sam_b")?;
+    let (side, classes) = (args.size.unwrap_or(SIDE), args.batch.map_or(3, usize::from));
+    let mut recipe = GuidedRecipe::parse(GUIDED, Path::new("1_16.toml"))?;
+    (recipe.seed, recipe.precision, recipe.pairs_per_pass) = (args.seed, precision, 1);
+    (recipe.data.images, recipe.data.classes_per_image) = (1, classes);
+    let config = recipe.config()?;
+    if side != SIDE || !(1..=3).contains(&classes) {
+        bail!("guided-step takes --size {SIDE} and --batch 1 to 3: found {side} and {classes}");
+    }
+    let vectors: Vec<f32> = (0..3 * 512).map(|i| if i % 512 == i / 512 { 1.0 } else { 0.0 }).collect();
+    let names = ["one", "two", "three"].map(String::from);
+    let text = TextVectors::Table(Box::new(TextTable::new(names.to_vec(), vectors, 512, &[])?));
+    let base = || Base { name: "seeded".into(), sha256: String::new() };
+    let opened = OpenBases { bases: bases(&config, args.seed)?, sam: base(), clip: base(), text };
+    let data = PairData::new(stripes(side), &recipe.data, &opened.text, Path::new("."))?;
+    let folder = tempfile::tempdir()?;
+    let mut trainer =
+        GuidedTrainer::with_config(recipe, config, GUIDED.to_owned(), &opened, data, &options(folder.path()))?;
+    drop(opened);
+    let run = move || {
+        let _kept = &folder;
+        trainer.train_step().map(|report| f64::from(report.loss))
+    };
+    Ok(Bench::step("clip_guided_sam_b", [side, classes], args.precision.into(), run)?)
+}
+
+fn bases(config: &ClipGuidedConfig, seed: u64) -> Result<Bases> {
+    let model = config.init(&mut Init::seeded(seed, &Device::flex()))?;
     let mut bases = Bases::default();
     for (name, tensor) in state::state_dict(&model).iter().filter(|(name, _)| !name.starts_with("adapters.")) {
         let part = if name.starts_with("clip.") { &mut bases.clip } else { &mut bases.sam };
         part.insert(name, tensor.clone());
     }
     Ok(bases)
-}
-
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let number = |i: usize, otherwise: usize| std::env::args().nth(i).and_then(|a| a.parse().ok()).unwrap_or(otherwise);
-    let mut recipe = GuidedRecipe::parse(RECIPE, Path::new("1_16.toml"))?;
-    (recipe.data.images, recipe.data.classes_per_image, recipe.pairs_per_pass) = (1, 3, number(1, 1));
-    let config = recipe.config()?;
-    let vectors: Vec<f32> = (0..3 * 512).map(|i| if i % 512 == i / 512 { 1.0 } else { 0.0 }).collect();
-    let names = ["one", "two", "three"].map(String::from);
-    let text = TextVectors::Table(Box::new(TextTable::new(names.to_vec(), vectors, 512, &[])?));
-    let base = || Base { name: "random".into(), sha256: String::new() };
-    let opened = OpenBases { bases: bases(&config)?, sam: base(), clip: base(), text };
-    let classes = std::iter::once("background".to_owned()).chain(names).collect();
-    let data = PairData::new(Arc::new(Stripes(classes)), &recipe.data, &opened.text, Path::new("."))?;
-    let out = std::env::temp_dir().join("samclip_guided_step");
-    let options =
-        RunOptions {
-            data: ".".into(),
-            out,
-            teacher_cache: None,
-            smoke: false,
-            resume: false,
-            allow_changed_recipe: false,
-            revision: None,
-            seed: None,
-        };
-    let mut trainer = GuidedTrainer::with_config(recipe, config, RECIPE.to_owned(), &opened, data, &options)?;
-    drop(opened);
-    println!("ready: {} MiB", peak_mib());
-    for step in 1..=number(2, 3) {
-        let start = Instant::now();
-        let report = trainer.train_step()?;
-        println!("step {step}: {:.2} s, peak {} MiB, loss {:.4}", start.elapsed().as_secs_f64(), peak_mib(), report.loss);
-    }
-    Ok(())
 }

@@ -4,6 +4,7 @@ pub mod adapt;
 mod adapt_watch;
 pub mod adapter;
 pub mod bench;
+mod bench_step;
 pub mod classify;
 pub mod common;
 pub mod completions;

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use samclip_eval::{Protocol, Report};
 use samclip_predict::{Model, ModelSpec};
 use samclip_train::export::{file_name, sha256};
+use samclip_train::guided::{self, ADAPTER_FILE, BUILTIN, GuidedRecipe};
 use samclip_train::{Recipe, RunOptions, plot, run_log};
 
 use super::common::{out, print_error};
@@ -98,9 +99,34 @@ fn recipes(args: &Args) -> Result<Vec<PathBuf>> {
     paths.sort();
     ensure!(!paths.is_empty() || !args.model.is_empty(), "no recipe: {}", args.folder.display());
     for path in &paths {
-        Recipe::open(path)?; // a slip in the last recipe is found before the first one runs
+        subject(path, &args.out)?; // a slip in the last recipe is found before the first one runs
     }
     Ok(paths)
+}
+
+/// The model that a recipe's run in `folder` ends with; none where it is no model of masks (a CLIP tower).
+fn subject(path: &Path, folder: &Path) -> Result<Option<ModelSpec>> {
+    if guided::is_tower(path) {
+        return Ok(None);
+    }
+    if !guided::is_guided(path) {
+        let (recipe, _) = Recipe::open(path)?;
+        let weights = Some(folder.join(file_name(recipe.checkpoint.model)));
+        return Ok(Some(ModelSpec { weights, ..ModelSpec::new(&recipe.model.variant) }));
+    }
+    let bases = GuidedRecipe::open(path)?.0.bases;
+    let sam = match bases.variant.as_str() {
+        name if name.starts_with("clip_guided_sam_b") => "sam_vit_b",
+        name if name.starts_with("clip_guided_sam_h") => "sam_vit_h",
+        _ => "sam_clip_nano",
+    };
+    let file = |name: &str| (name != BUILTIN).then(|| path.parent().unwrap_or(Path::new(".")).join(name));
+    Ok(Some(ModelSpec {
+        weights: file(&bases.sam),
+        clip_weights: file(&bases.clip).filter(|_| bases.clip != bases.sam),
+        adapter: Some(folder.join(ADAPTER_FILE)),
+        ..ModelSpec::new(sam)
+    }))
 }
 
 fn stem(path: &Path) -> String {
@@ -115,7 +141,7 @@ fn one_recipe(
     protocols: &[Protocol],
     stop: &AtomicBool,
 ) -> Result<Option<Row>> {
-    let (recipe, text) = Recipe::open(path)?;
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let runs = seed.map_or_else(|| args.out.clone(), |s| args.out.join(format!("seed_{s}")));
     let folder = runs.join(stem(path));
     let key = sha256(format!("{text} seed {seed:?} smoke {}", args.smoke).as_bytes());
@@ -127,9 +153,8 @@ fn one_recipe(
             row
         }
     };
-    if row.error.is_none() {
-        let model = folder.join(file_name(recipe.checkpoint.model));
-        let measured = measure_all(args, &recipe.model.variant, &model, protocols, &mut row, &folder, stop);
+    if let (None, Some(spec)) = (&row.error, subject(path, &folder)?) {
+        let measured = measure_all(args, &spec, protocols, &mut row, &folder, stop);
         if let Err(error) = measured {
             print_error(&error);
             row.error = Some(format!("{error:#}"));
@@ -188,15 +213,15 @@ fn one_model(args: &Args, path: &Path, protocols: &[Protocol], stop: &AtomicBool
     let mut row = stored(&folder).filter(|row| row.sha256 == key).unwrap_or(fresh);
     let state = samclip_weights::StateDict::open(path)?;
     let variant = state.metadata.get("variant").map_or("sam_clip_nano", String::as_str);
-    measure_all(args, variant, path, protocols, &mut row, &folder, stop)?;
+    let spec = ModelSpec { weights: Some(path.to_owned()), ..ModelSpec::new(variant) };
+    measure_all(args, &spec, protocols, &mut row, &folder, stop)?;
     Ok(row)
 }
 
 /// Fills in the figures that are missing, and stores them as they come.
 fn measure_all(
     args: &Args,
-    variant: &str,
-    weights: &Path,
+    spec: &ModelSpec,
     protocols: &[Protocol],
     row: &mut Row,
     folder: &Path,
@@ -210,12 +235,11 @@ fn measure_all(
         for side in std::iter::once(None).chain(sides) {
             let prefix = if protocols.len() > 1 { format!("{}: ", protocol.name) } else { String::new() };
             let last = format!("{prefix}classify{}{limit}", side.map_or_else(String::new, |s| format!("@{s}")));
-            if row.figures.contains_key(&last) || stop.load(Ordering::Relaxed) {
+            if row.measured.contains(&last) || row.figures.contains_key(&last) || stop.load(Ordering::Relaxed) {
                 continue;
             }
             if model.is_none() || side.is_none() {
-                let spec = ModelSpec { weights: Some(weights.to_owned()), ..ModelSpec::new(variant) };
-                model = Some(Model::load(&spec)?);
+                model = Some(Model::load(spec)?);
             }
             let Some(model) = &mut model else { continue };
             let report = measure(model, protocol, &args.data, args.limit, side)?;
@@ -224,8 +248,9 @@ fn measure_all(
                 row.figures.insert(part(name), value);
             }
             if let Some(figure) = &report.classify {
-                row.figures.insert(last, figure.value);
+                row.figures.insert(last.clone(), figure.value);
             }
+            row.measured.insert(last);
             store(folder, row)?;
         }
     }

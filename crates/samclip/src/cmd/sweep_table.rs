@@ -22,6 +22,9 @@ pub struct Row {
     pub loss: f32,
     /// Measured values by name.
     pub figures: BTreeMap<String, f64>,
+    /// What was measured: a protocol, or a side of one.
+    #[serde(default)]
+    pub measured: BTreeSet<String>,
     /// Why there are none.
     pub error: Option<String>,
 }
