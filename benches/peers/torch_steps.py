@@ -59,6 +59,10 @@ def tokens(encoder, pixels):
     return x
 
 
+def embed(sam, pixels):
+    return sam.image_encoder.neck(tokens(sam.image_encoder, pixels).permute(0, 3, 1, 2))
+
+
 def decode(sam, embedding, prompts):
     """All four masks of clicks, then of boxes."""
     found = []
@@ -98,8 +102,8 @@ def joint_step(args):
 
     def sam_loss():
         with torch.no_grad():
-            target = teacher.image_encoder(large)
-        embedding = student.image_encoder.neck(tokens(student.image_encoder, large).permute(0, 3, 1, 2))
+            target = embed(teacher, large)
+        embedding = embed(student, large)
         focal = dice = 0.0
         for i in range(batch):
             with torch.no_grad():
@@ -128,6 +132,7 @@ def joint_step(args):
 def guided_step(args):
     guided = fixture("clip_guided/generate.py", "guided", **GUIDED)
     model, classes = guided.Guided(), args.batch
+    guided.fill(model, args.seed + 1)
     for name, p in model.named_parameters():
         p.requires_grad_(guided.trainable(name))
     parameters = [p for p in model.parameters() if p.requires_grad]
