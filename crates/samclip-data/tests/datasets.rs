@@ -1,7 +1,5 @@
 //! The datasets against the counts and facts of the development data, and against broken files.
 
-mod common;
-
 use samclip_data::{Dataset, IGNORE, image_folder, mask_folder::MaskFolder, objects, open, sa1b::Sa1b, voc::Voc};
 use samclip_image::{Image, LabelMap, write_png_palette, write_png_rgb};
 use std::fs;
@@ -9,7 +7,7 @@ use std::path::Path;
 
 #[test]
 fn counts_and_classes_are_the_readmes() {
-    let Some(data) = common::data() else { return };
+    let Some(data) = samclip_testkit::data() else { return };
     for (name, split, len, classes, background) in [
         ("voc", "train_aug", 3269, 21, Some(0)),
         ("voc", "val", 235, 21, Some(0)),
@@ -35,7 +33,7 @@ fn counts_and_classes_are_the_readmes() {
 
 #[test]
 fn voc_val_has_the_readmes_class_counts() {
-    let Some(data) = common::data() else { return };
+    let Some(data) = samclip_testkit::data() else { return };
     let dataset = open(&data, "voc", "val").unwrap();
     let mut photos = [0; 21];
     for i in 0..dataset.len() {
@@ -48,7 +46,7 @@ fn voc_val_has_the_readmes_class_counts() {
 
 #[test]
 fn samples_carry_what_their_format_holds() {
-    let Some(data) = common::data() else { return };
+    let Some(data) = samclip_testkit::data() else { return };
     let bsds = open(&data, "bsds_sa1b", "val").unwrap();
     let masks: usize = (0..bsds.len()).map(|i| bsds.get(i).unwrap().masks.len()).sum();
     assert_eq!(masks, 3637);

@@ -1,8 +1,6 @@
 //! A user's labels in four forms: the same two photos read alike in each of them, and everything that
 //! can be wrong with labels is found with the name of the file.
 
-mod common;
-
 use samclip_data::labelled::{Check, Finding, check, open};
 use samclip_data::subset::Subset;
 use samclip_data::{Dataset, IGNORE, Sample};
@@ -285,7 +283,7 @@ fn a_low_label_split_is_read_as_published() {
 
 #[test]
 fn the_development_data_passes_the_check() {
-    let Some(data) = common::data() else { return };
+    let Some(data) = samclip_testkit::data() else { return };
     let (_, report) = check(&data.join("camvid"), "val", &["car".to_owned()]).unwrap();
     assert_eq!((report.photos, report.usable), (50, 50));
     assert!(report.findings.is_empty(), "{:?}", report.findings);

@@ -1,14 +1,12 @@
 //! Every class of every dataset maps to a name of the text table, or explicitly to none.
 
-mod common;
-
 use samclip_data::names::{CAMVID, CCP, Entry, IMAGENET_FOLDERS, VOC, imagenet1k, name_map};
 use samclip_data::{open, voc};
 use std::collections::BTreeSet;
 
 #[test]
 fn all_names_are_in_the_table() {
-    let Some(data) = common::data() else { return };
+    let Some(data) = samclip_testkit::data() else { return };
     let text = std::fs::read_to_string(data.join("text/names.txt")).unwrap();
     let names: BTreeSet<&str> = text.lines().collect();
     let entries: Vec<Entry> = [VOC, CCP, CAMVID, IMAGENET_FOLDERS].concat();

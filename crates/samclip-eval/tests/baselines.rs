@@ -5,16 +5,10 @@ use samclip_data::prompts::{distance_peak, tight_box};
 use samclip_data::{IGNORE, components, open};
 use samclip_eval::baselines::{DISK_FACTORS, disks, fill_box};
 use samclip_eval::metrics::{Overlap, mean};
-use std::path::PathBuf;
 
 #[test]
 fn the_known_figures_are_reproduced() {
-    let fallback = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data");
-    let data = std::env::var_os("SAMCLIP_DATA").map_or_else(|| PathBuf::from(fallback), PathBuf::from);
-    if !data.join("voc").exists() {
-        println!("skipped: no development data at {}", data.display());
-        return;
-    }
+    let Some(data) = samclip_testkit::data() else { return };
     let dataset = open(&data, "voc", "val").unwrap();
     let (mut fill, mut disk) = (Vec::new(), [0.0; DISK_FACTORS.len()]);
     for i in 0..dataset.len() {

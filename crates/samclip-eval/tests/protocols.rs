@@ -279,12 +279,7 @@ fn files_are_named_as_their_protocols() {
 
 #[test]
 fn the_truth_scores_one_on_the_development_data() {
-    let fallback = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data");
-    let data = std::env::var_os("SAMCLIP_DATA").map_or_else(|| PathBuf::from(fallback), PathBuf::from);
-    if !data.join("voc").exists() {
-        println!("skipped: no development data at {}", data.display());
-        return;
-    }
+    let Some(data) = samclip_testkit::data() else { return };
     for (_, protocol) in protocols().iter().filter(|(_, p)| is_local(p.name())) {
         match (score(protocol, &data, &Offline::Oracle, Some(FEW)), protocol) {
             (AnyReport::Benchmark(summary), AnyProtocol::Benchmark(benchmark)) => oracle(&summary, benchmark.task()),

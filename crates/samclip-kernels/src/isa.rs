@@ -48,9 +48,10 @@ pub fn amx_refused() -> bool {
 /// The tiers this machine can run, slowest first.
 pub fn available() -> Vec<Isa> {
     let best = best();
-    [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Amx].into_iter().filter(|&t| t <= best).collect()
+    TIERS.into_iter().map(|(_, tier)| tier).filter(|&tier| tier <= best).collect()
 }
 
+/// Slowest first.
 const TIERS: [(&str, Isa); 4] =
     [("portable", Isa::Portable), ("avx2", Isa::Avx2), ("avx512", Isa::Avx512), ("amx", Isa::Amx)];
 

@@ -2,7 +2,6 @@
 
 use samclip_train::run_log::{Line, curve};
 use samclip_train::{Observer, RunOptions};
-use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 #[derive(Default)]
@@ -34,14 +33,10 @@ fn main() {
     };
     let flag = |name: &str| arguments.iter().any(|a| a == name);
     let options = RunOptions {
-        teacher_cache: None,
-        data: PathBuf::from(data),
-        out: PathBuf::from(out),
         smoke: flag("--smoke"),
         resume: true,
         allow_changed_recipe: flag("--changed"),
-        revision: None,
-        seed: None,
+        ..RunOptions::new(data, out)
     };
     let mut print = Print::default();
     match samclip_train::run(recipe.as_ref(), &options, &mut print, &AtomicBool::new(false)) {

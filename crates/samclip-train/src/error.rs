@@ -1,6 +1,5 @@
 //! What can go wrong in training, with advice.
 
-use samclip_models::ModelError;
 use std::path::PathBuf;
 
 /// Errors of recipes, data, teachers, checkpoints and the loop.
@@ -104,10 +103,6 @@ impl TrainError {
                 "build with `--features mpi` and start with `mpirun -n N` or `srun --mpi=pmix` (docs/guides/scaling.md)"
                     .to_owned(),
             ),
-            Self::Model(ModelError::UnknownName { name, nearest }) => {
-                let nearest = if nearest.is_empty() { String::new() } else { format!("did you mean {}? ", nearest.join(", ")) };
-                Some(format!("{nearest}A class can have another word in text: --classes '{name}=WORD'"))
-            }
             Self::Model(error) => error.hint(),
             Self::Weights(error) => error.hint(),
             Self::Data(error) => error.hint(),

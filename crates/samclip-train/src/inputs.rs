@@ -54,6 +54,22 @@ pub struct RunOptions {
     pub seed: Option<u64>,
 }
 
+impl RunOptions {
+    /// A run from the beginning that reads `data` and writes to `out`; nothing else is asked for.
+    pub fn new(data: impl Into<PathBuf>, out: impl Into<PathBuf>) -> Self {
+        Self {
+            data: data.into(),
+            out: out.into(),
+            teacher_cache: None,
+            smoke: false,
+            resume: false,
+            allow_changed_recipe: false,
+            revision: None,
+            seed: None,
+        }
+    }
+}
+
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {

@@ -5,9 +5,8 @@
 
 use crate::error::TrainError;
 use crate::teacher::Output;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use samclip_image::Normalization;
-use samclip_models::clip::tokenizer::{CONTEXT_LENGTH, Tokenizer};
 use samclip_models::clip::{Clip, ClipConfig, TextConfig, VisionConfig, normalize};
 use samclip_models::init::Init;
 use samclip_models::sam::{ImageEncoder, MaskDecoder, MaskLogits, MaskOutput, PromptEncoder, PromptInput};
@@ -117,15 +116,12 @@ impl Native {
     /// Unit vectors of captions, `[n, E]`; texts that are too long are cut.
     ///
     /// # Errors
-    /// When the model has no text tower.
+    /// When the model has no text tower; when a caption is empty.
     pub fn encode_captions(&self, captions: &[&str]) -> Result<Vec<f32>, TrainError> {
         let Self::Clip(clip) = self else {
             return Err(TrainError::Invalid("contrastive: the teacher reads no text: expected a CLIP".to_owned()));
         };
-        let rows = Tokenizer::clip().tokenize(captions);
-        let ids: Vec<i64> = rows.iter().flatten().map(|&id| i64::from(id)).collect();
-        let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids, vec![rows.len(), CONTEXT_LENGTH]), &Device::flex());
-        Ok(crate::objectives::values(&normalize(clip.encode_text(tokens)?)))
+        Ok(crate::objectives::values(&normalize(clip.text.encode(captions)?)))
     }
 
     /// What its input is normalised with.

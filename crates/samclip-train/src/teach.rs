@@ -71,16 +71,7 @@ pub fn teach(
         let message = format!("no task `{}`, the recipe has {}", options.task, names.join(", "));
         return Err(TrainError::Invalid(message));
     }
-    let run = RunOptions {
-        data: options.data.clone(),
-        out: options.out.clone(),
-        teacher_cache: None,
-        smoke: false,
-        resume: false,
-        allow_changed_recipe: false,
-        revision: None,
-        seed: None,
-    };
+    let run = RunOptions::new(&options.data, &options.out);
     // only the task's teachers and photos are read
     parsed.model.init = "fresh".to_owned();
     let inputs = Inputs::open(&parsed, &Places::new(recipe, &run))?;

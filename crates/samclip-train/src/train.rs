@@ -43,11 +43,8 @@ pub fn run_in(
     observer: &mut dyn Observer,
     stop: &AtomicBool,
 ) -> Result<Outcome, TrainError> {
-    let (mut recipe, mut text) = Recipe::open(path)?;
-    if let Some(seed) = options.seed {
-        text = with_seed(&text, seed);
-        recipe = Recipe::parse(&text, path)?;
-    }
+    let text = recipe_text(path, options)?;
+    let mut recipe = Recipe::parse(&text, path)?;
     if options.smoke {
         recipe = recipe.smoke()?;
     }
@@ -58,8 +55,17 @@ pub fn run_in(
     Trainer::in_world(world, recipe, text, inputs, options)?.run(observer, stop)
 }
 
+/// What a recipe file says, with the seed that the options ask for.
+pub(crate) fn recipe_text(path: &Path, options: &RunOptions) -> Result<String, TrainError> {
+    let text = std::fs::read_to_string(path).map_err(TrainError::io(path))?;
+    Ok(match options.seed {
+        Some(seed) => with_seed(&text, seed),
+        None => text,
+    })
+}
+
 /// The recipe's text with another seed in its line `seed = …`.
-pub(crate) fn with_seed(text: &str, seed: u64) -> String {
+fn with_seed(text: &str, seed: u64) -> String {
     let mut done = false;
     let line = |line: &str| match !done && line.starts_with("seed") {
         true => {

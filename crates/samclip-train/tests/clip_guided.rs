@@ -323,16 +323,7 @@ fn trainer(recipe: GuidedRecipe, out: &Path, config: &ClipGuidedConfig) -> Guide
     let text = TextVectors::Table(Box::new(table));
     let data = PairData::new(Arc::new(Squares::new()), &recipe.data, &text, Path::new(".")).unwrap();
     let opened = OpenBases { bases, sam: base(sam), clip: base(clip), text };
-    let options = RunOptions {
-        data: ".".into(),
-        out: out.to_owned(),
-        teacher_cache: None,
-        smoke: false,
-        resume: true,
-        allow_changed_recipe: false,
-        revision: None,
-        seed: None,
-    };
+    let options = RunOptions { resume: true, ..RunOptions::new(".", out) };
     GuidedTrainer::with_config(recipe, config.clone(), RECIPE.to_owned(), &opened, data, &options).unwrap()
 }
 

@@ -65,33 +65,14 @@ fn the_tables_vary_what_they_say() {
     same("table9/bce_iou.toml", &|r| r.objective.losses.dice = 0.0);
 }
 
-fn data() -> Option<PathBuf> {
-    let fallback = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data");
-    let data = std::env::var_os("SAMCLIP_DATA").map_or_else(|| PathBuf::from(fallback), PathBuf::from);
-    if data.join("README.md").exists() {
-        return Some(data);
-    }
-    println!("skipped: no development data at {}", data.display());
-    None
-}
-
 fn options(data: &Path, out: &Path) -> RunOptions {
-    RunOptions {
-        data: data.to_owned(),
-        out: out.to_owned(),
-        teacher_cache: None,
-        smoke: true,
-        resume: false,
-        allow_changed_recipe: false,
-        revision: None,
-        seed: None,
-    }
+    RunOptions { smoke: true, ..RunOptions::new(data, out) }
 }
 
 /// Two steps of the tower's recipe, and an adapter's recipe takes what they leave as its base.
 #[test]
 fn a_tower_is_trained_and_taken_as_a_base() {
-    let Some(data) = data() else { return };
+    let Some(data) = samclip_testkit::data() else { return };
     let out = tempfile::tempdir().unwrap();
     let stop = AtomicBool::new(false);
     let outcome = run_tower(&root().join("nano/clip_nano.toml"), &options(&data, out.path()), &mut (), &stop).unwrap();
@@ -106,7 +87,7 @@ fn a_tower_is_trained_and_taken_as_a_base() {
 
 #[test]
 fn each_kind_runs_two_steps() {
-    let Some(data) = data() else { return };
+    let Some(data) = samclip_testkit::data() else { return };
     for name in [
         "voc_366", "voc_366_mixed", "table2/su_sam_series", "table2/su_sam_lora", "table2/sam_ptx", "table2/decoder",
         "table3/modified", "table6/s_seed1", "table7/ks2_kc2", "table8/clip_alone_first", "table9/dice_iou",

@@ -215,16 +215,7 @@ fn run(name: &str, text: &str) {
         weights: Some(below(&start, "student.")),
     };
     let out = tempfile::tempdir().unwrap();
-    let options = RunOptions {
-        teacher_cache: None,
-        data: "none".into(),
-        out: out.path().to_owned(),
-        smoke: false,
-        resume: false,
-        allow_changed_recipe: false,
-        revision: None,
-        seed: None,
-    };
+    let options = RunOptions::new("none", out.path());
     let mut trainer = Trainer::new(recipe, text.to_owned(), inputs, &options).unwrap();
     let before = trainer.parameters().clone();
     let mut worst: f32 = 0.0;

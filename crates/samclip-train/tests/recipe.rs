@@ -54,14 +54,10 @@ fn synthetic_recipes_run_smoke() {
         }
         let folder = tempfile::tempdir().unwrap();
         let options = RunOptions {
-            data: folder.path().join("no data"),
-            out: folder.path().join("run"),
-            teacher_cache: None,
             smoke: true,
             resume: true,
-            allow_changed_recipe: false,
-            revision: None,
             seed: Some(9),
+            ..RunOptions::new(folder.path().join("no data"), folder.path().join("run"))
         };
         let outcome = run(&path, &options, &mut (), &AtomicBool::new(false));
         let outcome = outcome.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -144,8 +140,19 @@ fn unknown_keys_name_their_line_and_the_nearest_key() {
 #[test]
 fn impossible_values_are_refused() {
     for (from, to) in
-        [("steps = ", "steps = 0 #"), ("side = ", "side = 100 #"), ("weight = 0.", "weight = -0.")]
+        [("steps = ", "steps = 0 #"), ("side = ", "side = 100 #"), ("weight = 0.", "weight = -0."), ("[[task]]", "[[task]]\nteacher_dropping = 1.0")]
     {
         assert!(matches!(error_of(from, to), TrainError::Invalid(_)));
     }
+}
+
+#[test]
+fn a_head_belongs_to_one_teacher() {
+    let text = std::fs::read_to_string(&shipped()[0]).unwrap();
+    assert!(text.contains("output = \"n60\""));
+    let second = "\n[[task.objective]]\nkind = \"feature_distill\"\nweight = 1.0\nteacher = \"other.onnx\"\noutput = \"n60\"\nsmooth_l1 = 0.0\n";
+    let parse = |more: &str| Recipe::parse(&[&text, second, more].concat(), Path::new("two.toml"));
+    let error = parse("").unwrap_err().to_string();
+    assert!(error.contains("two teachers share the head `n60`"), "{error}");
+    parse("head = \"second\"\n").unwrap();
 }

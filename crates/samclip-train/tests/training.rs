@@ -196,16 +196,7 @@ fn trainer_with(
         natives,
         weights: None,
     };
-    let options = RunOptions {
-        teacher_cache: None,
-        data: "none".into(),
-        out: out.to_owned(),
-        smoke: false,
-        resume: true,
-        allow_changed_recipe: false,
-        revision: None,
-        seed: None,
-    };
+    let options = RunOptions { resume: true, ..RunOptions::new("none", out) };
     Trainer::new(recipe, text, inputs, &options)
 }
 

@@ -1,13 +1,12 @@
 //! `samclip weights pack`: a packed checkpoint answers as the one it was made of.
 
+mod support;
+
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use samclip_weights::{Packed, StateDict, write_safetensors};
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
+use support::{root, stderr};
 
 fn samclip(args: &[&str], isa: Option<&str>) -> Output {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_samclip"));
@@ -20,7 +19,7 @@ fn samclip(args: &[&str], isa: Option<&str>) -> Output {
 
 fn ok(args: &[&str], isa: Option<&str>) -> Output {
     let output = samclip(args, isa);
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{args:?}: {}", stderr(&output));
     output
 }
 
@@ -33,7 +32,7 @@ fn answers(weights: &Path, dir: &Path, isa: Option<&str>) -> (Vec<Vec<u8>>, Stri
         let (weights, to) = (weights.to_str().unwrap(), out.to_str().unwrap());
         let args = ["segment", "examples/cat.jpg", "--model", "sam_clip_nano", "--weights", weights, "--out", to];
         let output = ok(&[&args[..], prompt].concat(), isa);
-        said += &String::from_utf8_lossy(&output.stderr);
+        said += &stderr(&output);
         let mut files: Vec<PathBuf> = std::fs::read_dir(&out).unwrap().map(|f| f.unwrap().path()).collect();
         files.sort();
         masks.extend(files.iter().filter(|f| f.extension().is_some_and(|e| e == "png")).map(|f| std::fs::read(f).unwrap()));
@@ -81,7 +80,7 @@ fn a_packed_checkpoint_answers_like_its_original_on_every_tier() {
     words.insert(name, good[64..].to_vec()).unwrap();
     write_safetensors(&packed, &state.with_packed(Packed { ..words })).unwrap();
     let output = samclip(&["segment", "examples/cat.jpg", "--model", "sam_clip_nano", "--weights", to, "--text", "cat"], None);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let said = stderr(&output);
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains(name) && said.contains("packed.safetensors"), "{said}");
 }

@@ -2,27 +2,12 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use samclip_testkit::runs::{DISTILL, Recipe, shapes};
 use samclip_testkit::tiny;
 use samclip_weights::{StateDict, TensorData, write_safetensors};
-use support::{labels, samclip, stderr};
-
-/// The repository.
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
-/// The development data, where they are.
-fn data() -> Option<String> {
-    let folder = std::env::var_os("SAMCLIP_DATA").map_or_else(|| root().join("../shared/data"), PathBuf::from);
-    let found = folder.join("voc").is_dir();
-    if !found {
-        eprintln!("skipped: no development data at {}; SAMCLIP_DATA names another place", folder.display());
-    }
-    found.then(|| folder.display().to_string())
-}
+use support::{labels, root, samclip, stderr};
 
 /// A recipe of three steps on painted shapes, distilling the tiny model's own CLIP head.
 fn recipe(init: &str, lr: f32) -> String {
@@ -104,7 +89,8 @@ fn recipes_of_adapters_are_swept_and_measured_too() {
     assert!(table.contains("| small | 2 | 2 |"), "{table}");
     let adapter = |seed: usize| state(path, &format!("out/seed_{seed}/small/adapter.safetensors"));
     assert!(tensors(&adapter(1)) != tensors(&adapter(2)), "seeds differ");
-    let Some(data) = data() else { return };
+    let Some(data) = samclip_testkit::data() else { return };
+    let data = data.display().to_string();
     let table = sweep(&["--protocol", &protocol, "--limit", "2", "--data", &data]);
     assert!(table.contains("text of 2") && table.contains("| small | 2 | 2 |"), "{table}");
     assert_eq!(table, sweep(&["--protocol", &protocol, "--limit", "2", "--data", "nowhere"]), "measured once");

@@ -186,14 +186,16 @@ fn the_fused_block_is_its_steps() {
 #[test]
 fn results_do_not_depend_on_threads() {
     every_tier(|_| {
-        let c = case(1, (33, 29), 96, 3, 0);
-        let w = weights(&c);
-        let x = data(33 * 29 * 96, 5);
-        let with = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| fused(Precision::Bf16, &c, &w, &x))
-        };
-        assert_eq!(with(1), with(3));
+        for window in [0, 14] {
+            let c = case(1, (33, 29), 96, 3, window);
+            let w = weights(&c);
+            let x = data(33 * 29 * 96, 5);
+            let with = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| fused(Precision::Bf16, &c, &w, &x))
+            };
+            assert_eq!(with(1), with(3), "windows of {window}");
+        }
     });
 }
 

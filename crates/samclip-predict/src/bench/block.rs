@@ -44,7 +44,7 @@ fn sam_block(variant: Variant, config: &VitDetConfig, spec: &BenchSpec) -> Resul
     let x = noise([batch, grid, grid, dim], spec.seed, &device);
     let macs = FORWARD_AND_BACKWARD * batch as u64 * cost::vit_det_global_block(config, [grid, grid]);
     let run = move || Ok(backward(block.forward(x.clone())));
-    Ok(Bench::of(variant, "seeded", [size, batch], Some(macs), Box::new(run)))
+    Ok(Bench::of(variant.name(), "seeded", [size, batch], Some(macs), Box::new(run)))
 }
 
 /// A block of CLIP's image tower, on the tokens of images of `size` pixels.
@@ -59,7 +59,7 @@ fn clip_block(variant: Variant, spec: &BenchSpec) -> Result<Bench, PredictError>
     let x = noise([batch, tokens, dim], spec.seed, &device);
     let macs = FORWARD_AND_BACKWARD * batch as u64 * cost::clip_block(dim, tokens);
     let run = move || Ok(backward(blocks.forward(x.clone(), false)));
-    Ok(Bench::of(variant, "seeded", [size, batch], Some(macs), Box::new(run)))
+    Ok(Bench::of(variant.name(), "seeded", [size, batch], Some(macs), Box::new(run)))
 }
 
 fn backward<const D: usize>(y: Tensor<D>) -> Details {

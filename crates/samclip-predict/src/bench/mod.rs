@@ -111,7 +111,7 @@ impl Bench {
         let usual = if spec.work == Work::Clip { "clip_vit_b16" } else { "sam_vit_b" };
         let variant: Variant = spec.variant.as_deref().unwrap_or(usual).parse()?;
         let precision = spec.precision.apply()?;
-        let mut bench = match spec.work {
+        let bench = match spec.work {
             Work::Encoder => encoder(variant, spec),
             Work::Decoder => decoder(variant, spec),
             Work::Everything => everything_bench(variant, spec),
@@ -120,40 +120,26 @@ impl Bench {
             Work::Load => load(variant, spec),
             Work::Peak => Ok(peak::peak(spec)),
         }?;
-        bench.precision = precision;
-        Ok(bench.ready())
+        Ok(bench.ready(precision))
     }
 
-    /// A training step of another crate, which gives back its loss.
-    ///
-    /// # Errors
-    /// A precision that is not there.
+    /// A training step of another crate in a precision of [`Precision::apply`]; it gives back its loss.
     pub fn step<E: std::error::Error + Send + Sync + 'static>(
         model: &str,
-        [size, batch]: [usize; 2],
-        precision: Precision,
+        size_and_batch: [usize; 2],
+        precision: &'static str,
         mut step: impl FnMut() -> Result<f64, E> + 'static,
-    ) -> Result<Self, PredictError> {
+    ) -> Self {
         let run = move || {
             let loss = step().map_err(|error| PredictError::Step(Box::new(error)))?;
             Ok(Details::from([("loss", loss)]))
         };
-        let bench = Self {
-            model: model.to_owned(),
-            weights: "seeded",
-            size,
-            batch,
-            precision: precision.apply()?,
-            multiply_adds: None,
-            model_rss_kb: None,
-            peak_before_kb: None,
-            run: Box::new(run),
-        };
-        Ok(bench.ready())
+        Self::of(model, "seeded", size_and_batch, None, Box::new(run)).ready(precision)
     }
 
     /// Memory counts from now on.
-    fn ready(mut self) -> Self {
+    fn ready(mut self, precision: &'static str) -> Self {
+        self.precision = precision;
         self.peak_before_kb = system::peak_rss_kb();
         self.model_rss_kb = system::rss_kb();
         system::reset_peak_rss();
@@ -161,14 +147,14 @@ impl Bench {
     }
 
     fn of(
-        model: Variant,
+        model: &str,
         weights: &'static str,
         [size, batch]: [usize; 2],
         multiply_adds: Option<u64>,
         run: Run,
     ) -> Self {
         Self {
-            model: model.name().to_owned(),
+            model: model.to_owned(),
             weights,
             size,
             batch,
@@ -225,7 +211,7 @@ fn encoder(variant: Variant, spec: &BenchSpec) -> Result<Bench, PredictError> {
         values(net.encode(pixels.clone()));
         Ok(Details::new())
     };
-    Ok(Bench::of(variant, weights, [size, batch], Some(macs), Box::new(run)))
+    Ok(Bench::of(variant.name(), weights, [size, batch], Some(macs), Box::new(run)))
 }
 
 fn decoder(variant: Variant, spec: &BenchSpec) -> Result<Bench, PredictError> {
@@ -242,7 +228,7 @@ fn decoder(variant: Variant, spec: &BenchSpec) -> Result<Bench, PredictError> {
         decode(net.head(), &embedding, &prompts, MaskOutput::Multi, POINTS_PER_BATCH);
         Ok(Details::new())
     };
-    Ok(Bench::of(variant, weights, [size, clicks], Some(macs), Box::new(run)))
+    Ok(Bench::of(variant.name(), weights, [size, clicks], Some(macs), Box::new(run)))
 }
 
 fn everything_bench(variant: Variant, spec: &BenchSpec) -> Result<Bench, PredictError> {
@@ -260,7 +246,7 @@ fn everything_bench(variant: Variant, spec: &BenchSpec) -> Result<Bench, Predict
         let times = [("encode_ms", answer.timing.encode), ("decode_ms", answer.timing.decode)];
         Ok(times.into_iter().chain([("masks", answer.masks.len() as f64)]).collect())
     };
-    Ok(Bench::of(variant, weights, [size, 1], Some(macs), Box::new(run)))
+    Ok(Bench::of(variant.name(), weights, [size, 1], Some(macs), Box::new(run)))
 }
 
 fn clip(variant: Variant, spec: &BenchSpec) -> Result<Bench, PredictError> {
@@ -282,7 +268,7 @@ fn clip(variant: Variant, spec: &BenchSpec) -> Result<Bench, PredictError> {
         values(tower.forward(pixels.clone())?);
         Ok(Details::new())
     };
-    Ok(Bench::of(variant, weights, [size, batch], Some(macs), Box::new(run)))
+    Ok(Bench::of(variant.name(), weights, [size, batch], Some(macs), Box::new(run)))
 }
 
 /// Sizes of a CLIP; other models have no image tower of its kind.
@@ -312,5 +298,5 @@ fn load(variant: Variant, spec: &BenchSpec) -> Result<Bench, PredictError> {
         Model::load(&model)?;
         Ok(Details::from([("file_bytes", file.bytes() as f64)]))
     };
-    Ok(Bench::of(variant, weights, [0, 1], None, Box::new(run)))
+    Ok(Bench::of(variant.name(), weights, [0, 1], None, Box::new(run)))
 }

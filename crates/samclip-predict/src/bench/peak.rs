@@ -5,7 +5,6 @@ use std::time::Instant;
 use rayon::prelude::*;
 use samclip_kernels::isa::{self, Isa};
 use samclip_kernels::{Init, Layout, Precision, gemm};
-use samclip_models::variant::Variant;
 
 use super::{Bench, BenchSpec, Details, gflops};
 
@@ -30,8 +29,7 @@ pub fn peak(spec: &BenchSpec) -> Bench {
         details.insert("copy_gb_per_s", copy(&source, &mut target));
         Ok(details)
     };
-    let bench = Bench::of(Variant::SamVitB, "none", [side, 1], None, Box::new(run));
-    Bench { model: String::new(), ..bench }
+    Bench::of("", "none", [side, 1], None, Box::new(run))
 }
 
 /// GFLOP/s of one square product.

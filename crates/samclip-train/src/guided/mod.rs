@@ -11,8 +11,8 @@ mod tower;
 mod trainer;
 
 use crate::error::TrainError;
-use crate::train::with_seed;
 use crate::inputs::{Observer, Outcome, RunOptions};
+use crate::train::recipe_text;
 use samclip_data::Dataset;
 use samclip_data::subset::Subset;
 use samclip_models::clip_guided_sam::ClipGuidedSam;
@@ -54,11 +54,8 @@ pub fn run(
     observer: &mut dyn GuidedObserver,
     stop: &AtomicBool,
 ) -> Result<Outcome, TrainError> {
-    let (mut recipe, mut text) = GuidedRecipe::open(path)?;
-    if let Some(seed) = options.seed {
-        text = with_seed(&text, seed);
-        recipe = GuidedRecipe::parse(&text, path)?;
-    }
+    let text = recipe_text(path, options)?;
+    let recipe = GuidedRecipe::parse(&text, path)?;
     let recipe = if options.smoke { recipe.smoke() } else { recipe };
     let folder = path.parent().unwrap_or(Path::new("."));
     let dataset = open_data(&recipe.data, &options.data, folder)?;

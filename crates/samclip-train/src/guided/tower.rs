@@ -6,7 +6,6 @@
 
 use crate::checkpoint::{self, Progress};
 use crate::error::TrainError;
-use crate::train::with_seed;
 use crate::export::write_atomic;
 use crate::inputs::{Observer, Outcome, RunOptions};
 use crate::objectives::Leaves;
@@ -14,6 +13,7 @@ use crate::parameters::Parameters;
 use crate::recipe::{Checkpoint, Data, Log, Optimizer, Precision, Smoke, parse_error};
 use crate::pace::Pace;
 use crate::report::StepReport;
+use crate::train::recipe_text;
 use crate::{optim, precision};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -136,10 +136,7 @@ pub fn run_tower(
     observer: &mut dyn Observer,
     stop: &AtomicBool,
 ) -> Result<Outcome, TrainError> {
-    let mut text = std::fs::read_to_string(path).map_err(TrainError::io(path))?;
-    if let Some(seed) = options.seed {
-        text = with_seed(&text, seed);
-    }
+    let text = recipe_text(path, options)?;
     let recipe = TowerRecipe::parse(&text, path)?;
     let recipe = if options.smoke { recipe.smoke() } else { recipe };
     std::fs::create_dir_all(&options.out).map_err(TrainError::io(&options.out))?;

@@ -10,12 +10,12 @@ use super::cross_entropy_of;
 pub fn contrastive(images: &[f32], texts: &[f32], width: usize, scale: f32) -> (f32, Vec<f32>, f32) {
     let n = images.len() / width;
     let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
-    let logits = |a: &[f32], b: &[f32]| -> Vec<f32> {
-        a.chunks(width).flat_map(|a| b.chunks(width).map(move |b| scale * product(a, b))).collect()
-    };
-    let rows = logits(images, texts);
+    let logit = |(a, b)| scale * product(a, b);
+    let pairs = images.chunks(width).flat_map(|a| texts.chunks(width).map(move |b| (a, b)));
+    let rows: Vec<f32> = pairs.map(logit).collect();
+    let columns: Vec<f32> = (0..n * n).map(|k| rows[k % n * n + k / n]).collect();
     let (of_images, by_row, _) = cross_entropy_of(&rows, n, Some);
-    let (of_texts, by_column, _) = cross_entropy_of(&logits(texts, images), n, Some);
+    let (of_texts, by_column, _) = cross_entropy_of(&columns, n, Some);
     let mut grad = vec![0.0; images.len()];
     for (i, grad) in grad.chunks_mut(width).enumerate() {
         for (j, text) in texts.chunks(width).enumerate() {

@@ -14,6 +14,7 @@ pub(super) fn loss(step: &mut Step, options: &Contrastive) -> Result<Loss, Train
     let rng = &mut step.rng;
     let told = step.batch.items.iter().enumerate();
     let told = told.filter_map(|(i, item)| Some((i, item.captions.choose(rng)?.as_str())));
+    let told = told.filter(|(_, caption)| !caption.trim().is_empty());
     let (photos, captions): (Vec<usize>, Vec<&str>) = told.unzip();
     let mut loss = Loss::default();
     if photos.len() < 2 {

@@ -1,7 +1,8 @@
 //! What a recipe that parses may still not say.
 
-use super::{FeatureDistill, Objective, Optimizer, Recipe, Task};
+use super::{Objective, Optimizer, Recipe, Task};
 use crate::error::TrainError;
+use std::collections::BTreeMap;
 
 impl Recipe {
     pub(super) fn check(&self) -> Result<(), TrainError> {
@@ -46,12 +47,12 @@ fn optimizer(o: &Optimizer, steps: usize) -> Result<(), TrainError> {
 
 /// A linear layer predicts one output of one teacher.
 fn heads(tasks: &[Task]) -> Result<(), TrainError> {
-    let objectives = tasks.iter().flat_map(|t| &t.objectives);
-    let all: Vec<_> = objectives.filter_map(|o| if let Objective::FeatureDistill(o) = o { Some(o) } else { None }).collect();
-    for (i, a) in all.iter().enumerate() {
-        let other = |b: &&&FeatureDistill| a.head() == b.head() && (&a.teacher, &a.output) != (&b.teacher, &b.output);
-        if all[..i].iter().any(|b| other(&b)) {
-            return fail(format!("feature_distill: two teachers share the head `{}`; give each a `head` of its own", a.head()));
+    let mut owners = BTreeMap::new();
+    for objective in tasks.iter().flat_map(|t| &t.objectives) {
+        let Objective::FeatureDistill(o) = objective else { continue };
+        let owner = (&o.teacher, &o.output);
+        if *owners.entry(o.head()).or_insert(owner) != owner {
+            return fail(format!("feature_distill: two teachers share the head `{}`; give each a `head` of its own", o.head()));
         }
     }
     Ok(())

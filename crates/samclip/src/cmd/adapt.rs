@@ -9,8 +9,9 @@ use samclip_data::augment::{Augment, ColorJitter, Geometry, PhotoFilter};
 use samclip_data::labelled::{Check, check};
 use samclip_data::subset::Subset;
 use samclip_data::{DataError, Dataset};
+use samclip_models::ModelError;
 use samclip_models::clip_guided_sam::{ClipGuidedConfig, PromptRules};
-use samclip_train::RunOptions;
+use samclip_train::{RunOptions, TrainError};
 use samclip_train::guided::{ADAPTER_FILE, BUILTIN, BasesSpec, ClassName, Data, GuidedRecipe, Kind, Objective, run_on};
 use samclip_train::losses::BinaryWeights;
 use samclip_train::objectives::clip_guided::PointSource;
@@ -80,19 +81,17 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let recipe = recipe(&args, &report, classes, names)?;
     let text = toml::to_string(&recipe).context("cannot write the recipe")?;
     let recipe = if args.smoke { recipe.smoke() } else { recipe };
-    let options = RunOptions {
-        data: PathBuf::new(),
-        out: args.out.clone(),
-        teacher_cache: None,
-        smoke: args.smoke,
-        resume: !args.no_resume,
-        allow_changed_recipe: false,
-        revision: None,
-        seed: None,
-    };
+    let options = RunOptions { smoke: args.smoke, resume: !args.no_resume, ..RunOptions::new("", &args.out) };
     let stop = train::stop_on_signals()?;
     let mut watch = Watch::new(dataset.clone(), &args.out, args.patience);
-    let outcome = run_on(recipe, text, dataset, Path::new("."), &options, &mut watch, &stop)?;
+    let outcome = run_on(recipe, text, dataset, Path::new("."), &options, &mut watch, &stop);
+    let outcome = outcome.map_err(|error| match &error {
+        TrainError::Model(ModelError::UnknownName { name, .. }) => {
+            let advice = format!("--classes '{name}=WORD' gives the class another word");
+            anyhow::Error::from(error).context(advice)
+        }
+        _ => error.into(),
+    })?;
     watch.finish();
     if !outcome.complete {
         eprintln!("stopped after step {}; the same command continues: {}", outcome.step, args.out.display());

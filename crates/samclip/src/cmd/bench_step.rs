@@ -20,7 +20,7 @@ use samclip_predict::bench::Bench;
 use samclip_train::RunOptions;
 use samclip_train::guided::{GuidedRecipe, GuidedTrainer, OpenBases, PairData, TextVectors};
 use samclip_train::native::Native;
-use samclip_train::objectives::TaskSetup;
+use samclip_train::objectives::{TaskSetup, Wanted};
 use samclip_train::recipe::{Objective, Precision, Recipe};
 use samclip_train::teacher::Teacher;
 use samclip_train::train::{Inputs, Trainer};
@@ -74,31 +74,18 @@ fn stripes(side: usize) -> Arc<dyn Dataset> {
     Arc::new(Stripes { names: ["background", "one", "two", "three"].map(String::from).to_vec(), side })
 }
 
-/// What trains, in which numbers: refuses other models than the recipe's.
-fn precision(args: &Args, model: &str) -> Result<Precision> {
+/// The numbers of the products and their name; refuses other models than the recipe's.
+fn precision(args: &Args, model: &str) -> Result<(Precision, &'static str)> {
     if let Some(other) = args.model.as_deref().filter(|m| *m != model) {
         bail!("a whole step is timed for {model} only: found --model {other}");
     }
     let name = samclip_predict::Precision::from(args.precision).apply()?;
-    Ok(if name == "bf16" { Precision::Bf16 } else { Precision::F32 })
-}
-
-fn options(out: &Path) -> RunOptions {
-    RunOptions {
-        data: ".".into(),
-        out: out.to_owned(),
-        teacher_cache: None,
-        smoke: false,
-        resume: false,
-        allow_changed_recipe: false,
-        revision: None,
-        seed: None,
-    }
+    Ok((if name == "bf16" { Precision::Bf16 } else { Precision::F32 }, name))
 }
 
 /// Stage 2 of SAM-CLIP: `--batch` photos for CLIP's embedding at 224 px and as many for SAM's masks at `--size`.
 pub fn joint(args: &Args) -> Result<Bench> {
-    let precision = precision(args, "sam_clip_vit_b")?;
+    let (precision, name) = precision(args, "sam_clip_vit_b")?;
     let (side, batch) = (args.size.unwrap_or(SIDE), args.batch.map_or(1, usize::from));
     let mut recipe = Recipe::parse(JOINT, Path::new("2_joint_distillation.toml"))?;
     (recipe.seed, recipe.precision, recipe.model.init) = (args.seed, precision, "fresh".into());
@@ -122,29 +109,31 @@ pub fn joint(args: &Args) -> Result<Bench> {
         }
     };
     let natives: BTreeMap<_, _> = recipe.tasks.iter().flat_map(|t| &t.objectives).filter_map(teacher).collect();
-    let teachers = recipe.tasks.iter().map(|task| {
-        let wanted = TaskSetup::wanted(task).into_iter();
-        wanted.filter_map(|w| Some((w.clone(), Arc::new(Teacher::native(&w.teacher, natives.get(&w.teacher)?.clone()))))).collect()
-    });
+    let asked = |wanted: Wanted| {
+        let native = natives.get(&wanted.teacher)?.clone();
+        let teacher = Arc::new(Teacher::native(&wanted.teacher, native));
+        Some((wanted, teacher))
+    };
+    let teachers = recipe.tasks.iter().map(|task| TaskSetup::wanted(task).into_iter().filter_map(asked).collect()).collect();
     let inputs = Inputs {
         datasets: recipe.tasks.iter().map(|_| vec![stripes(side)]).collect(),
         text: TextSource::none(recipe.model.config()?.clip_head.embed_dim),
-        teachers: teachers.collect(),
-        natives: natives.clone(),
+        teachers,
+        natives,
         weights: None,
     };
     let folder = tempfile::tempdir()?;
-    let mut trainer = Trainer::new(recipe, JOINT.to_owned(), inputs, &options(folder.path()))?;
+    let mut trainer = Trainer::new(recipe, JOINT.to_owned(), inputs, &RunOptions::new(".", folder.path()))?;
     let run = move || {
         let _kept = &folder;
         trainer.train_step().map(|report| f64::from(report.loss))
     };
-    Ok(Bench::step("sam_clip_vit_b", [side, batch], args.precision.into(), run)?)
+    Ok(Bench::step("sam_clip_vit_b", [side, batch], name, run))
 }
 
 /// CLIP-Guided SAM, ViT-B with CLIP B/16: one photo of `--size` with `--batch` classes, one class after the other.
 pub fn guided(args: &Args) -> Result<Bench> {
-    let precision = precision(args, "clip_guided_sam_b")?;
+    let (precision, name) = precision(args, "clip_guided_sam_b")?;
     let (side, classes) = (args.size.unwrap_or(SIDE), args.batch.map_or(3, usize::from));
     let mut recipe = GuidedRecipe::parse(GUIDED, Path::new("1_16.toml"))?;
     (recipe.seed, recipe.precision, recipe.pairs_per_pass) = (args.seed, precision, 1);
@@ -161,13 +150,13 @@ pub fn guided(args: &Args) -> Result<Bench> {
     let data = PairData::new(stripes(side), &recipe.data, &opened.text, Path::new("."))?;
     let folder = tempfile::tempdir()?;
     let mut trainer =
-        GuidedTrainer::with_config(recipe, config, GUIDED.to_owned(), &opened, data, &options(folder.path()))?;
+        GuidedTrainer::with_config(recipe, config, GUIDED.to_owned(), &opened, data, &RunOptions::new(".", folder.path()))?;
     drop(opened);
     let run = move || {
         let _kept = &folder;
         trainer.train_step().map(|report| f64::from(report.loss))
     };
-    Ok(Bench::step("clip_guided_sam_b", [side, classes], args.precision.into(), run)?)
+    Ok(Bench::step("clip_guided_sam_b", [side, classes], name, run))
 }
 
 fn bases(config: &ClipGuidedConfig, seed: u64) -> Result<Bases> {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use samclip_eval::{Protocol, Report};
 use samclip_predict::{Model, ModelSpec};
 use samclip_train::export::{file_name, sha256};
-use samclip_train::guided::{self, ADAPTER_FILE, BUILTIN, GuidedRecipe};
+use samclip_train::guided::{self, ADAPTER_FILE, BUILTIN, GuidedRecipe, TowerRecipe};
 use samclip_train::{Recipe, RunOptions, plot, run_log};
 
 use super::common::{out, print_error};
@@ -107,6 +107,7 @@ fn recipes(args: &Args) -> Result<Vec<PathBuf>> {
 /// The model that a recipe's run in `folder` ends with; none where it is no model of masks (a CLIP tower).
 fn subject(path: &Path, folder: &Path) -> Result<Option<ModelSpec>> {
     if guided::is_tower(path) {
+        TowerRecipe::parse(&std::fs::read_to_string(path)?, path)?;
         return Ok(None);
     }
     if !guided::is_guided(path) {
@@ -172,14 +173,12 @@ fn train(
     stop: &AtomicBool,
 ) -> Result<Option<Row>> {
     let options = RunOptions {
-        data: args.data.clone(),
-        out: folder.to_owned(),
         teacher_cache: args.teacher_cache.clone(),
         smoke: args.smoke,
         resume: true,
-        allow_changed_recipe: false,
         revision: revision(path),
         seed,
+        ..RunOptions::new(&args.data, folder)
     };
     let mut printer = Printer::default();
     let outcome = super::train::train(path, &options, &mut printer, stop);

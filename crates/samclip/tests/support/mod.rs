@@ -5,13 +5,20 @@ use std::process::{Command, Output};
 
 use samclip_image::{Image, LabelMap, write_png_palette, write_png_rgb};
 
+/// The repository.
+#[allow(dead_code, reason = "not every test file reads its files")]
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
 /// A photo of the repository.
 #[allow(dead_code, reason = "not every test file reads photos")]
 pub fn photo(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples").join(name)
+    root().join("examples").join(name)
 }
 
 /// Runs the binary in a folder.
+#[allow(dead_code, reason = "not every test file starts it this way")]
 pub fn samclip(folder: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_samclip")).args(args).current_dir(folder).output().expect("the binary starts")
 }
