@@ -5,7 +5,7 @@
 use crate::block::Activation;
 use crate::math::{exp, logistic, normal};
 use crate::scratch::SharedPtr;
-use crate::simd::{Kernel, Simd, dispatch, load_upto, store_upto};
+use crate::simd::{Kernel, Simd, Unit, dispatch, load_upto, store_upto};
 use rayon::prelude::*;
 
 /// Elements of one task.
@@ -27,7 +27,7 @@ struct Map<'a, O> {
 impl<O: Op> Kernel for Map<'_, O> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(self, s: S, _amx: bool) {
+    fn run<S: Simd>(self, s: S, _unit: Unit) {
         let n = self.dst.len();
         let (px, py, pd) = (self.x.as_ptr(), self.y.as_ptr(), self.dst.as_mut_ptr());
         let mut j = 0;
@@ -175,7 +175,7 @@ struct Softmax {
 impl Kernel for Softmax {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(self, s: S, _amx: bool) {
+    fn run<S: Simd>(self, s: S, _unit: Unit) {
         let n = self.width;
         for r in 0..self.rows {
             // SAFETY: the chunk has rows x width floats and belongs to this task.

@@ -2,15 +2,11 @@
 //! are unstable; the tile layouts are those of Intel's Optimization Reference
 //! Manual, chapter "Intel AMX".
 //!
-//! Packed layouts (bf16, tiles of 1 KiB): A `[m/32][k/32][2][16 rows][32 k]`,
-//! B `[n/32][k/32][2][16 k-pairs][16 columns][2]`: the two tiles that a step of a block reads
-//! lie side by side, so that each operand is one stream.
-use crate::activation::{activate, sum};
-use crate::amx_pack::{mask, pack};
-use crate::amx_rows;
+//! The two tiles that a step of a block reads lie side by side (`bf16.rs`), so that each operand is one stream.
 use crate::attention::Forward;
-use crate::block::{Activation, Norm};
-use crate::engine::{Engine, Mat, Start};
+use crate::bf16::Products;
+use crate::bf16_pack::mask;
+use crate::engine::Start;
 use crate::simd::Simd;
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -59,20 +55,11 @@ static CONFIG: TileConfig = TileConfig {
     rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
 };
 
-/// The AMX engine; only made where [`crate::isa::Isa::Amx`] is the tier.
+/// AMX; only made where [`crate::isa::Isa::Amx`] is the tier.
 #[derive(Clone, Copy)]
-pub(crate) struct Amx;
+pub(crate) struct Tiles;
 
-impl Engine for Amx {
-    const MR: usize = 32;
-    const NR: usize = 32;
-    const KC: usize = 1024;
-    const DEPTH: usize = 384;
-
-    fn words(k: usize) -> usize {
-        k.next_multiple_of(32) / 2
-    }
-
+impl Products for Tiles {
     #[inline(always)]
     unsafe fn begin(self) {
         // SAFETY: the tier guarantees AMX; the configuration is a valid palette 1.
@@ -86,70 +73,17 @@ impl Engine for Amx {
     }
 
     #[inline(always)]
-    unsafe fn pack_a(self, a: Mat, m: usize, k: usize, dst: *mut f32) {
-        // SAFETY: contract of the trait.
-        unsafe { pack(a, m, k, dst.cast(), true) }
-    }
-
-    #[inline(always)]
-    unsafe fn pack_b(self, b: Mat, k: usize, n: usize, dst: *mut f32) {
-        // SAFETY: contract of the trait.
-        unsafe { pack(b.t(), n, k, dst.cast(), false) }
-    }
-
-    #[inline(always)]
-    unsafe fn mul(self, m: usize, n: usize, k: usize, a: *const f32, b: *const f32, c: *mut f32, ldc: usize, start: Start) {
-        // SAFETY: contract of the trait.
-        unsafe { mul(m, n, k, a.cast(), b.cast(), c, ldc, start, None) }
-    }
-
-    #[inline(always)]
-    unsafe fn mul_then(
-        self, m: usize, n: usize, k: usize, a: *const f32, b: *const f32, c: *mut f32, ldc: usize, start: Start, next: *const f32,
+    unsafe fn mul(
+        self, [m, n, k]: [usize; 3], a: *const u16, b: *const u16, c: *mut f32, ldc: usize, start: Start, next: Option<*const u16>,
     ) {
         // SAFETY: contract of the trait.
-        unsafe { mul(m, n, k, a.cast(), b.cast(), c, ldc, start, Some(next.cast())) }
+        unsafe { mul(m, n, k, a, b, c, ldc, start, next) }
     }
 
     #[inline(always)]
     unsafe fn attend<S: Simd>(self, s: S, head: Forward) {
         // SAFETY: contract of the trait.
         unsafe { head.run_amx(s) }
-    }
-
-    #[inline(always)]
-    unsafe fn pack_activation<S: Simd>(self, s: S, activation: Activation, y: *mut f32, m: usize, k: usize, dst: *mut f32) {
-        // SAFETY: contract of the trait.
-        unsafe {
-            if k.is_multiple_of(32) {
-                amx_rows::pack_activation(activation, y, m, k, dst.cast());
-            } else {
-                activate(s, activation, y, m * k);
-                self.pack_a(Mat { ptr: y, rs: k, cs: 1 }, m, k, dst);
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn pack_sum<S: Simd>(self, s: S, [a, b]: [*const f32; 2], m: usize, k: usize, room: *mut f32, dst: *mut f32) {
-        // SAFETY: contract of the trait.
-        unsafe {
-            if k.is_multiple_of(32) {
-                return amx_rows::pack_sum(a, b, m, k, dst.cast());
-            }
-            sum(s, a, b, room, m * k);
-            self.pack_a(Mat { ptr: room, rs: k, cs: 1 }, m, k, dst);
-        }
-    }
-
-    fn packs_norm(k: usize) -> bool {
-        k.is_multiple_of(32)
-    }
-
-    #[inline(always)]
-    unsafe fn pack_norm(self, x: *const f32, norm: &Norm, r: usize, kc: usize, words: usize, dst: *mut f32) {
-        // SAFETY: contract of the trait; a word is two bf16.
-        unsafe { amx_rows::pack_norm(x, norm, r, kc, 2 * words, dst.cast()) }
     }
 }
 

@@ -6,11 +6,11 @@
 //! a bound is subtracted that is known beforehand (`amx_softmax.rs`). Causal attention, unusual grids,
 //! NaN and bounds that turn out too loose take the maximum; it moves only when it must (`SLACK`), which
 //! leaves sums within f32 and saves most rescaling.
-use crate::amx::Amx;
-use crate::amx_pack::mask;
+use crate::bf16::{AMX, Amx};
+use crate::bf16_pack::mask;
 use crate::amx_scores::scores;
 use crate::amx_softmax::{Lanes, RowTerms, TOO_SMALL, bound, longest, weigh};
-use crate::amx_rows::{exp2, tile_row};
+use crate::bf16_rows::{exp2, tile_row};
 use crate::attention::{Forward, RelRow, head_view, rel_row, scale_row};
 use crate::engine::{Engine, Mat, Start};
 use crate::relative::first_columns;
@@ -60,7 +60,7 @@ impl Forward<'_> {
         let (d, keys) = (sh.head_dim, sh.keys);
         let (b, h) = (self.head / sh.heads, self.head % sh.heads);
         let chunk = CHUNK.min(keys.max(1).next_multiple_of(32));
-        let (e, v_words) = (Amx, Amx::b_words(chunk, d));
+        let (e, v_words) = (AMX, Amx::b_words(chunk, d));
         let kt = Scratch::take(Amx::b_words(d, keys));
         let vb = Scratch::take(keys.div_ceil(chunk) * v_words);
         let (qa, scaled) = (Scratch::take(Amx::a_words(BLOCK, d)), Scratch::take(BLOCK * d));
@@ -160,7 +160,7 @@ impl Forward<'_> {
                 }
                 let start = if j == 0 { Start::Zero } else { Start::Add };
                 let v = panels.v.add(j / chunk * panels.v_words);
-                Amx.mul(rows, d, n, buffers.probabilities.ptr(), v, buffers.acc.ptr(), d, start);
+                AMX.mul(rows, d, n, buffers.probabilities.ptr(), v, buffers.acc.ptr(), d, start);
             }
             let fits = |sum: &[f32; 16]| sum.iter().sum::<f32>() >= TOO_SMALL;
             if !state.sum[..rows].iter().all(fits) {

@@ -2,7 +2,8 @@
 //!
 //! For heads of 64 the queries stay in four tile registers while the keys pass: half as many loads as a
 //! block of 32 x 32 has, and loads are what AMX waits for (docs/decisions/0015).
-use crate::amx::{Amx, rest};
+use crate::amx::rest;
+use crate::bf16::AMX;
 use crate::engine::{Engine, Start};
 use std::arch::asm;
 
@@ -34,7 +35,7 @@ pub(crate) unsafe fn scores(
 ) {
     if depth != 64 {
         // SAFETY: contract above.
-        return unsafe { Amx.mul(rows, keys, depth, q, k, to, stride, Start::Zero) };
+        return unsafe { AMX.mul(rows, keys, depth, q, k, to, stride, Start::Zero) };
     }
     for i in (0..rows).step_by(32) {
         // SAFETY: panels of 32 rows or columns and two tiles of depth, 256 floats each; contract above.

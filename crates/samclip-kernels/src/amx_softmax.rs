@@ -4,7 +4,7 @@
 //! relative positions (Cauchy and Schwarz), and what is subtracted cancels in the division by the sum. A loose
 //! bound costs no accuracy, because bf16 has the exponents of f32; only a row whose sum comes near the smallest
 //! numbers ([`TOO_SMALL`]) has lost something, and takes the way with a maximum (`amx_attention.rs`).
-use crate::amx_pack::mask;
+use crate::bf16_pack::mask;
 use std::arch::x86_64::*;
 
 /// Sums below this may miss keys that 2^-126 cut off.
@@ -145,7 +145,7 @@ fn power(x: __m512) -> __m512 {
 /// first), and what they add to `sum`. Keys past `n` weigh nothing.
 ///
 /// # Safety
-/// `row` covers `n` floats rounded up to 32; the terms cover the grid; tiles as in `amx_rows::tile_row`.
+/// `row` covers `n` floats rounded up to 32; the terms cover the grid; tiles as in `bf16_rows::tile_row`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 pub(crate) unsafe fn weigh(

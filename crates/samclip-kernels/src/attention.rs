@@ -4,13 +4,11 @@
 //! "FlashAttention", algorithm 1; Milakov and Gimelshein, 2018), so that no
 //! N x N matrix exists. The bias `rel_h[i, y] + rel_w[i, x]` of key (y, x) is
 //! that of `segment_anything` `modeling/image_encoder.py::add_decomposed_rel_pos`.
-#[cfg(target_arch = "x86_64")]
-use crate::amx::Amx;
-use crate::engine::{Engine, F32, Mat, Precision, Start};
+use crate::engine::{Engine, Mat, Precision, Start, with_engine};
 use crate::math::exp;
 use crate::relative::RelPanels;
 use crate::scratch::{Scratch, SharedPtr};
-use crate::simd::{Kernel, Simd, dispatch, load_upto, store_upto};
+use crate::simd::{Kernel, Simd, Unit, dispatch, load_upto, store_upto};
 use rayon::prelude::*;
 
 /// Sizes of one attention call.
@@ -163,15 +161,9 @@ pub(crate) struct Forward<'a> {
 impl Kernel for Forward<'_> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(self, s: S, amx: bool) {
-        #[cfg(target_arch = "x86_64")]
-        if amx && self.precision == Precision::Bf16 {
-            // SAFETY: the tier is AMX; slices were checked by `attention_forward`.
-            return unsafe { Amx.attend(s, self) };
-        }
-        let _ = amx;
-        // SAFETY: `s` proves the instruction set; slices were checked.
-        unsafe { self.run_on(s, F32(s)) }
+    fn run<S: Simd>(self, s: S, unit: Unit) {
+        // SAFETY: `s` and `unit` prove the instruction set; slices were checked by `attention_forward`.
+        with_engine!(s, unit, self.precision, |e| unsafe { e.attend(s, self) })
     }
 }
 

@@ -1,13 +1,11 @@
 //! Multi-head attention, backward: the scores are computed again from the
 //! log-sum-exp instead of being stored (Dao et al., 2022, "FlashAttention",
 //! algorithm 4). One task per head, so sums have a fixed order.
-#[cfg(target_arch = "x86_64")]
-use crate::amx::Amx;
 use crate::attention::{AttentionShape, RelPos, RowStrides, head_view, mask_row, rel_row, scale_row, score_row};
-use crate::engine::{Engine, F32, Mat, Precision, Start};
+use crate::engine::{Engine, Mat, Precision, Start, with_engine};
 use crate::math::exp;
 use crate::scratch::{Scratch, SharedPtr};
-use crate::simd::{Kernel, Simd, dispatch, load_upto, store_upto};
+use crate::simd::{Kernel, Simd, Unit, dispatch, load_upto, store_upto};
 use rayon::prelude::*;
 
 /// Where the gradients go; the strides are those of the inputs.
@@ -131,15 +129,9 @@ struct Backward<'a> {
 impl Kernel for Backward<'_> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(self, s: S, amx: bool) {
-        #[cfg(target_arch = "x86_64")]
-        if amx && self.precision == Precision::Bf16 {
-            // SAFETY: the tier is AMX; slices were checked by `attention_backward`.
-            return unsafe { self.run_on(s, Amx) };
-        }
-        let _ = amx;
-        // SAFETY: `s` proves the instruction set; slices were checked.
-        unsafe { self.run_on(s, F32(s)) }
+    fn run<S: Simd>(self, s: S, unit: Unit) {
+        // SAFETY: `s` and `unit` prove the instruction set; slices were checked by `attention_backward`.
+        with_engine!(s, unit, self.precision, |e| unsafe { self.run_on(s, e) })
     }
 }
 

@@ -6,17 +6,14 @@
 //! cache. Windows are one task each, from gathering their tokens to adding to them. Weights
 //! are packed once ([`PackedLinear`]). Twin: the same steps as separate kernels, `tests/block.rs`.
 use crate::block_attention::{Heads, Rel, Window};
-use crate::engine::{Engine, F32, Mat, Precision, Start};
+use crate::engine::{Engine, Mat, Precision, Start, with_engine};
 use crate::packed::PackedLinear;
 use crate::relative::RelPanels;
 use crate::scratch::{Scratch, SharedPtr};
 use crate::self_attention::RelTables;
-use crate::simd::{Kernel, Simd, dispatch};
+use crate::simd::{Kernel, Simd, Unit, dispatch};
 use crate::stages::{self, Stage};
 use std::ops::Range;
-
-#[cfg(target_arch = "x86_64")]
-use crate::amx::Amx;
 
 /// What the MLP applies between its two linear maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,15 +184,9 @@ macro_rules! on_engine {
         impl Kernel for $task<'_> {
             type Output = ();
             #[inline(always)]
-            fn run<S: Simd>(self, s: S, amx: bool) {
-                #[cfg(target_arch = "x86_64")]
-                if amx && self.block.precision == Precision::Bf16 {
-                    // SAFETY: the tier is AMX; lengths were checked by `Block::forward`.
-                    return unsafe { self.on(s, Amx) };
-                }
-                let _ = amx;
-                // SAFETY: `s` proves the instruction set; lengths were checked.
-                unsafe { self.on(s, F32(s)) }
+            fn run<S: Simd>(self, s: S, unit: Unit) {
+                // SAFETY: `s` and `unit` prove the instruction set; lengths were checked by `Block::forward`.
+                with_engine!(s, unit, self.block.precision, |e| unsafe { self.on(s, e) })
             }
         }
     };

@@ -4,14 +4,11 @@
 //! and what a window holds stays in the second-level cache.
 use crate::attention::{AttentionShape, Forward, RelPos, RowStrides};
 use crate::block::{Block, add_row, on_engine};
-use crate::engine::{Engine, F32, Mat, Precision};
+use crate::engine::{Engine, F32, Mat, with_engine};
 use crate::relative::RelPanels;
 use crate::scratch::{Scratch, SharedPtr};
 use crate::self_attention::{RelTables, Terms};
-use crate::simd::{Kernel, Simd};
-
-#[cfg(target_arch = "x86_64")]
-use crate::amx::Amx;
+use crate::simd::{Kernel, Simd, Unit};
 
 /// Relative positions: tables, and their packed form where there is one.
 #[derive(Clone, Copy)]

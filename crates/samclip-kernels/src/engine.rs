@@ -1,5 +1,5 @@
 //! Packed matrix products on one thread: the f32 microkernel and the trait the
-//! AMX path shares with it.
+//! bf16 paths share with it.
 //!
 //! Operands are packed once into panels of rows (A) or columns (B) and zero
 //! padded; `mul` multiplies packed panels into a row-major f32 C.
@@ -14,7 +14,7 @@ pub enum Precision {
     /// f32 products.
     #[default]
     F32,
-    /// Operands rounded to bf16 where AMX multiplies them, f32 elsewhere.
+    /// Operands rounded to bf16 where the processor multiplies them ([`crate::isa::bf16`]), f32 elsewhere.
     Bf16,
 }
 
@@ -129,6 +129,28 @@ pub(crate) trait Engine: Copy + Send + Sync {
         unreachable!("asked only where `packs_norm`")
     }
 }
+
+/// `$body` with `$e` the engine that a kernel's tier takes at a precision.
+macro_rules! with_engine {
+    ($simd:expr, $unit:expr, $precision:expr, |$e:ident| $body:expr) => {{
+        #[cfg(target_arch = "x86_64")]
+        match $unit {
+            crate::simd::Unit::Tiles if $precision == crate::engine::Precision::Bf16 => {
+                let $e = crate::bf16::AMX;
+                return $body;
+            }
+            crate::simd::Unit::Dots if $precision == crate::engine::Precision::Bf16 => {
+                let $e = crate::bf16::DOTS;
+                return $body;
+            }
+            _ => {}
+        }
+        let _ = ($unit, $precision);
+        let $e = crate::engine::F32($simd);
+        $body
+    }};
+}
+pub(crate) use with_engine;
 
 /// f32 panels: A `[m/MR][k][MR]`, B `[n/NR][k][NR]` with NR two vectors.
 #[derive(Clone, Copy)]

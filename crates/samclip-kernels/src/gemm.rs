@@ -3,11 +3,9 @@
 //! Operands are packed block by block of depth (Goto and van de Geijn, 2008)
 //! and C is cut into a grid by shape alone, so the result does not depend on
 //! the number of threads.
-#[cfg(target_arch = "x86_64")]
-use crate::amx::Amx;
-use crate::engine::{Engine, F32, Mat, Precision, Start};
+use crate::engine::{Engine, Mat, Precision, Start, with_engine};
 use crate::scratch::{Scratch, SharedPtr};
-use crate::simd::{Kernel, Simd, dispatch};
+use crate::simd::{Kernel, Simd, Unit, dispatch};
 use rayon::prelude::*;
 
 /// How an operand lies in memory.
@@ -111,13 +109,8 @@ struct Plan;
 impl Kernel for (Plan, Precision) {
     type Output = (usize, usize, fn(usize) -> usize);
     #[inline(always)]
-    fn run<S: Simd>(self, s: S, amx: bool) -> Self::Output {
-        #[cfg(target_arch = "x86_64")]
-        if amx && self.1 == Precision::Bf16 {
-            return plan_of(Amx);
-        }
-        let _ = amx;
-        plan_of(F32(s))
+    fn run<S: Simd>(self, s: S, unit: Unit) -> Self::Output {
+        with_engine!(s, unit, self.1, |e| plan_of(e))
     }
 }
 #[inline(always)]
@@ -166,15 +159,9 @@ struct Step<'a> {
 impl Kernel for Step<'_> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(self, s: S, amx: bool) {
-        #[cfg(target_arch = "x86_64")]
-        if amx && self.precision == Precision::Bf16 {
-            // SAFETY: the tier is AMX; ranges come from `drive`.
-            return unsafe { self.run_on(Amx) };
-        }
-        let _ = amx;
-        // SAFETY: `s` proves the instruction set; ranges come from `drive`.
-        unsafe { self.run_on(F32(s)) }
+    fn run<S: Simd>(self, s: S, unit: Unit) {
+        // SAFETY: `s` and `unit` prove the instruction set; ranges come from `drive`.
+        with_engine!(s, unit, self.precision, |e| unsafe { self.run_on(e) })
     }
 }
 

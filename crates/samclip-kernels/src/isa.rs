@@ -1,6 +1,6 @@
 //! Run-time choice of the instruction set.
 //!
-//! `SAMCLIP_ISA=amx|avx512|avx2|portable` lowers the tier (read once); a tier
+//! `SAMCLIP_ISA=amx|avx512bf16|avx512|avx2|portable` lowers the tier (read once); a tier
 //! the machine lacks is never taken. AMX needs a CPU that has it and the
 //! kernel's permission for the tile state (`arch_prctl(ARCH_REQ_XCOMP_PERM)`).
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -15,8 +15,10 @@ pub enum Isa {
     Avx2 = 2,
     /// AVX-512 F, BW, DQ, VL.
     Avx512 = 3,
-    /// AVX-512 with BF16 conversions and AMX bf16 tiles.
-    Amx = 4,
+    /// AVX-512 with BF16: dot products of bf16.
+    Avx512Bf16 = 4,
+    /// That and AMX bf16 tiles.
+    Amx = 5,
 }
 
 static CURRENT: AtomicU8 = AtomicU8::new(0);
@@ -27,13 +29,19 @@ pub fn current() -> Isa {
         1 => Isa::Portable,
         2 => Isa::Avx2,
         3 => Isa::Avx512,
-        4 => Isa::Amx,
+        4 => Isa::Avx512Bf16,
+        5 => Isa::Amx,
         _ => {
             let isa = from_env(best());
             CURRENT.store(isa as u8, Ordering::Relaxed);
             isa
         }
     }
+}
+
+/// Whether the tier in use multiplies bf16: elsewhere [`crate::Precision::Bf16`] is f32.
+pub fn bf16() -> bool {
+    current() >= Isa::Avx512Bf16
 }
 
 /// Whether the processor has AMX bf16 but the system does not grant the tile state: the next tier
@@ -52,8 +60,13 @@ pub fn available() -> Vec<Isa> {
 }
 
 /// Slowest first.
-const TIERS: [(&str, Isa); 4] =
-    [("portable", Isa::Portable), ("avx2", Isa::Avx2), ("avx512", Isa::Avx512), ("amx", Isa::Amx)];
+const TIERS: [(&str, Isa); 5] = [
+    ("portable", Isa::Portable),
+    ("avx2", Isa::Avx2),
+    ("avx512", Isa::Avx512),
+    ("avx512bf16", Isa::Avx512Bf16),
+    ("amx", Isa::Amx),
+];
 
 /// What `SAMCLIP_ISA` asks for; none where it is not set, or names no tier ([`unknown_choice`]).
 fn choice() -> Option<Isa> {
@@ -88,8 +101,11 @@ fn best() -> Isa {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl");
-        if avx512 && is_x86_feature_detected!("avx512bf16") && crate::amx::available() {
+        let bf16 = avx512 && is_x86_feature_detected!("avx512bf16");
+        if bf16 && crate::amx::available() {
             Isa::Amx
+        } else if bf16 {
+            Isa::Avx512Bf16
         } else if avx512 {
             Isa::Avx512
         } else if avx2 {

@@ -2,8 +2,8 @@
 //!
 //! Slices in, slices out; no framework type. Every kernel is one generic body
 //! over [`simd::Simd`], compiled for AVX-512, AVX2+FMA and plain Rust, and
-//! chosen at run time ([`isa`]). Matrix products additionally have an AMX path
-//! that multiplies in bf16 and accumulates in f32 ([`Precision::Bf16`]).
+//! chosen at run time ([`isa`]). Matrix products additionally have two paths that
+//! multiply in bf16 and accumulate in f32 ([`Precision::Bf16`]): AMX and AVX-512 BF16.
 //! Results do not depend on the number of threads: work is cut by shape, and
 //! every output element is summed in one fixed order.
 //!
@@ -17,18 +17,22 @@ mod amx;
 #[cfg(target_arch = "x86_64")]
 mod amx_attention;
 #[cfg(target_arch = "x86_64")]
-mod amx_pack;
-#[cfg(target_arch = "x86_64")]
-mod amx_rows;
-#[cfg(target_arch = "x86_64")]
 mod amx_scores;
 #[cfg(target_arch = "x86_64")]
 mod amx_softmax;
 mod attention;
 mod attention_backward;
+#[cfg(target_arch = "x86_64")]
+mod bf16;
+#[cfg(target_arch = "x86_64")]
+mod bf16_pack;
+#[cfg(target_arch = "x86_64")]
+mod bf16_rows;
 mod block;
 mod block_attention;
 mod conv;
+#[cfg(target_arch = "x86_64")]
+mod dots;
 mod engine;
 mod gemm;
 pub mod isa;

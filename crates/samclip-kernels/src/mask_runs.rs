@@ -4,7 +4,7 @@
 //! `postprocess_masks`; PyTorch's order: columns before rows), threshold, column-major runs
 //! (COCO), bounding box and the counts of the stability score (`utils/amg.py`) - without any map of
 //! the size of the image. Twin: `samclip-image`'s `postprocess_logits` and `rle::encode`.
-use crate::simd::{Kernel, Simd, dispatch, load_upto, store_upto};
+use crate::simd::{Kernel, Simd, Unit, dispatch, load_upto, store_upto};
 
 /// Positions of one axis: two source indices and the weight of the second for each.
 #[derive(Clone, Debug, Default)]
@@ -97,7 +97,7 @@ impl Pair {
 impl Kernel for Runs<'_> {
     type Output = MaskRuns;
     #[inline(always)]
-    fn run<S: Simd>(self, s: S, _amx: bool) -> MaskRuns {
+    fn run<S: Simd>(self, s: S, _unit: Unit) -> MaskRuns {
         let Resize { input: [rows1, columns1], original: [rows2, columns2] } = self.resize;
         let (height, width) = (rows2.len(), columns2.len());
         let (mut first, mut second) = (Pair::new(columns1.len()), Pair::new(width));

@@ -1,7 +1,7 @@
 //! Layer normalisation over the last axis (Ba et al., 2016), forward and
 //! backward; the backward computes mean and variance again.
 use crate::scratch::SharedPtr;
-use crate::simd::{Kernel, Simd, dispatch, load_upto, store_upto};
+use crate::simd::{Kernel, Simd, Unit, dispatch, load_upto, store_upto};
 use rayon::prelude::*;
 
 /// Rows of one task; fixed, so that sums over rows have a fixed order.
@@ -109,7 +109,7 @@ unsafe fn moments<S: Simd>(s: S, x: *const f32, n: usize, eps: f32) -> (f32, f32
 impl Kernel for Forward<'_> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(self, s: S, _amx: bool) {
+    fn run<S: Simd>(self, s: S, _unit: Unit) {
         let n = self.weight.len();
         for r in 0..self.x.len() / n {
             // SAFETY: row r of x and y; parameters have n floats.
@@ -167,7 +167,7 @@ struct Backward<'a> {
 impl Kernel for Backward<'_> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(self, s: S, _amx: bool) {
+    fn run<S: Simd>(self, s: S, _unit: Unit) {
         let n = self.weight.len();
         let weight = self.weight.as_ptr();
         for r in 0..self.x.len() / n {

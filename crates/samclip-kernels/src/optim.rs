@@ -1,6 +1,6 @@
 //! One fused AdamW step over a parameter (Loshchilov and Hutter, 2019,
 //! algorithm 2; `torch.optim.AdamW`).
-use crate::simd::{Kernel, Simd, dispatch, load_upto, store_upto};
+use crate::simd::{Kernel, Simd, Unit, dispatch, load_upto, store_upto};
 use rayon::prelude::*;
 
 /// Hyperparameters of one step.
@@ -53,7 +53,7 @@ struct Step<'a> {
 impl Kernel for Step<'_> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(self, s: S, _amx: bool) {
+    fn run<S: Simd>(self, s: S, _unit: Unit) {
         let (o, n) = (self.o, self.p.len());
         let (b1, b2) = (s.splat(o.beta1), s.splat(o.beta2));
         let (a1, a2) = (s.splat(1.0 - o.beta1), s.splat(1.0 - o.beta2));

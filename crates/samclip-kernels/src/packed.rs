@@ -1,14 +1,11 @@
 //! Linear maps whose weight is packed once, in the order in which the products read it.
-use crate::engine::{Engine, F32, Mat, Precision, Start};
+use crate::engine::{Engine, Mat, Precision, Start, with_engine};
 use crate::isa::{self, Isa};
 use crate::norm::norm_row;
 use crate::block::Norm;
-use crate::simd::{Kernel, Simd, dispatch};
+use crate::simd::{Kernel, Simd, Unit, dispatch};
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::Range;
-
-#[cfg(target_arch = "x86_64")]
-use crate::amx::Amx;
 
 /// Columns of C that stay in the second-level cache while the depth blocks pass.
 pub(crate) const COLUMNS: usize = 256;
@@ -262,16 +259,17 @@ struct LayoutName(Precision);
 impl Kernel for LayoutName {
     type Output = String;
     #[inline(always)]
-    fn run<S: Simd>(self, _: S, amx: bool) -> String {
+    fn run<S: Simd>(self, _: S, unit: Unit) -> String {
         match self.0 {
-            Precision::Bf16 if amx => format!("amx-bf16-{ORDER}"),
+            // The name of old, for one order.
+            Precision::Bf16 if unit != Unit::None => format!("amx-bf16-{ORDER}"),
             _ => format!("f32x{}-{ORDER}", S::N),
         }
     }
 }
 
 /// Depths of a block, and words of all blocks.
-fn sizes<E: Engine>(n: usize, k: usize) -> (usize, usize) {
+fn sizes<E: Engine>(_: E, n: usize, k: usize) -> (usize, usize) {
     let kc = k.div_ceil(k.div_ceil(E::DEPTH)).next_multiple_of(32).min(k.next_multiple_of(32));
     let depths = (0..k.div_ceil(kc)).map(|i| kc.min(k - i * kc));
     (kc, depths.map(|depth| n.next_multiple_of(E::NR) * E::words(depth)).sum())
@@ -286,13 +284,8 @@ struct Length {
 impl Kernel for Length {
     type Output = usize;
     #[inline(always)]
-    fn run<S: Simd>(self, _: S, amx: bool) -> usize {
-        #[cfg(target_arch = "x86_64")]
-        if amx && self.precision == Precision::Bf16 {
-            return sizes::<Amx>(self.n, self.k).1 * 4;
-        }
-        let _ = (amx, self.precision);
-        sizes::<F32<S>>(self.n, self.k).1 * 4
+    fn run<S: Simd>(self, s: S, unit: Unit) -> usize {
+        with_engine!(s, unit, self.precision, |e| sizes(e, self.n, self.k).1 * 4)
     }
 }
 
@@ -309,13 +302,8 @@ struct Pack<'a> {
 impl Kernel for Pack<'_> {
     type Output = Result<PackedLinear, String>;
     #[inline(always)]
-    fn run<S: Simd>(self, s: S, amx: bool) -> Self::Output {
-        #[cfg(target_arch = "x86_64")]
-        if amx && self.precision == Precision::Bf16 {
-            return self.on(Amx);
-        }
-        let _ = amx;
-        self.on(F32(s))
+    fn run<S: Simd>(self, s: S, unit: Unit) -> Self::Output {
+        with_engine!(s, unit, self.precision, |e| self.on(e))
     }
 }
 
@@ -323,7 +311,7 @@ impl Pack<'_> {
     #[inline(always)]
     fn on<E: Engine>(self, e: E) -> Result<PackedLinear, String> {
         let Self { precision, weight, n, k, bias, packed } = self;
-        let (kc, words) = sizes::<E>(n, k);
+        let (kc, words) = sizes(e, n, k);
         let memory = match packed {
             Some(bytes) if (**bytes).as_ref().len() == words * 4 => Aligned::of(bytes),
             Some(bytes) => return Err(format!("{} bytes, {n} x {k} has {}", (**bytes).as_ref().len(), words * 4)),

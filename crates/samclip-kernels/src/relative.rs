@@ -21,7 +21,7 @@ impl RelPanels {
     /// so the vectors are divided by it.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn of(tables: &RelTables, scale: f32) -> Option<Self> {
-        use crate::amx::Amx;
+        use crate::bf16::{AMX, Amx};
         use crate::engine::{Engine, Mat};
         let (h, w) = tables.grid;
         let d = tables.rows.len() / (h * h).max(1);
@@ -40,7 +40,7 @@ impl RelPanels {
         }
         let words = Scratch::take(Amx::b_words(d, rows + cols));
         // SAFETY: callers are on the AMX tier; `all` has rows + cols vectors, `words` their panels.
-        unsafe { Amx.pack_b(Mat { ptr: all.as_ptr(), rs: d, cs: 1 }.t(), d, rows + cols, words.ptr()) };
+        unsafe { AMX.pack_b(Mat { ptr: all.as_ptr(), rs: d, cs: 1 }.t(), d, rows + cols, words.ptr()) };
         Some(Self { words, columns: (rows, rows + cols), grid: tables.grid })
     }
 }

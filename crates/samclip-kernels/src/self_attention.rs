@@ -6,7 +6,7 @@ use crate::attention::{AttentionShape, RelPos, RowStrides, attention_forward};
 use crate::attention_backward::{Targets, backward_into};
 use crate::engine::{Engine, F32, Mat, Precision, Start};
 use crate::scratch::{Scratch, SharedPtr};
-use crate::simd::{Kernel, Simd, dispatch};
+use crate::simd::{Kernel, Simd, Unit, dispatch};
 use rayon::prelude::*;
 
 /// Relative-position vectors of a grid: query row y and key row y' meet in
@@ -188,7 +188,7 @@ pub(crate) struct Terms<'a> {
 impl Kernel for Terms<'_> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(self, s: S, _amx: bool) {
+    fn run<S: Simd>(self, s: S, _unit: Unit) {
         self.on(F32(s));
     }
 }
@@ -234,7 +234,7 @@ struct QueryGrads<'a> {
 impl Kernel for QueryGrads<'_> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(self, s: S, _amx: bool) {
+    fn run<S: Simd>(self, s: S, _unit: Unit) {
         let e = F32(s);
         let (d, n) = (self.shape.head_dim, self.shape.queries);
         let at = self.st.offset(self.head / self.shape.heads, self.head % self.shape.heads);
@@ -272,7 +272,7 @@ struct LineGrads<'a> {
 impl Kernel for LineGrads<'_> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(self, s: S, _amx: bool) {
+    fn run<S: Simd>(self, s: S, _unit: Unit) {
         let e = F32(s);
         let (d, n, l) = (self.shape.head_dim, self.shape.queries, self.line);
         let a = Scratch::take(F32::<S>::a_words(l.side, l.count));

@@ -54,10 +54,21 @@ pub(crate) trait Simd: Copy + Send + Sync {
     unsafe fn gather(self, p: *const f32, index: *const i32, n: usize) -> Self::V;
 }
 
+/// What multiplies bf16.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// Nothing: products are in f32.
+    None,
+    /// `VDPBF16PS`.
+    Dots,
+    /// AMX.
+    Tiles,
+}
+
 /// A generic kernel body; `run` must be `#[inline(always)]`.
 pub(crate) trait Kernel {
     type Output;
-    fn run<S: Simd>(self, s: S, amx: bool) -> Self::Output;
+    fn run<S: Simd>(self, s: S, unit: Unit) -> Self::Output;
 }
 
 /// Runs the body compiled for the current tier.
@@ -65,26 +76,28 @@ pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
     #[cfg(target_arch = "x86_64")]
     match isa::current() {
         // SAFETY: `isa::current` only names tiers the CPU has.
-        Isa::Amx => return unsafe { run_avx512(kernel, true) },
+        Isa::Amx => return unsafe { run_avx512(kernel, Unit::Tiles) },
         // SAFETY: as above.
-        Isa::Avx512 => return unsafe { run_avx512(kernel, false) },
+        Isa::Avx512Bf16 => return unsafe { run_avx512(kernel, Unit::Dots) },
+        // SAFETY: as above.
+        Isa::Avx512 => return unsafe { run_avx512(kernel, Unit::None) },
         // SAFETY: as above.
         Isa::Avx2 => return unsafe { run_avx2(kernel) },
         Isa::Portable => {}
     }
-    kernel.run(Portable, false)
+    kernel.run(Portable, Unit::None)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-fn run_avx512<K: Kernel>(kernel: K, amx: bool) -> K::Output {
-    kernel.run(Avx512(()), amx)
+fn run_avx512<K: Kernel>(kernel: K, unit: Unit) -> K::Output {
+    kernel.run(Avx512(()), unit)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run(Avx2(()), false)
+    kernel.run(Avx2(()), Unit::None)
 }
 
 /// Eight lanes of plain Rust.

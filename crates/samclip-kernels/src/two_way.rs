@@ -8,15 +8,13 @@
 //! Twin: the modules themselves, `samclip-models` `tests/parity_sam.rs`.
 use crate::activation::sum;
 use crate::block::Norm;
-use crate::engine::{Engine, F32, Mat, Precision, Start};
+use crate::engine::{Engine, Mat, Precision, Start, with_engine};
 use crate::math::exp;
 use crate::norm::norm_row;
 use crate::scratch::{Scratch, SharedPtr};
-use crate::simd::{Kernel, Simd, dispatch, load_upto, store_upto};
+use crate::simd::{Kernel, Simd, Unit, dispatch, load_upto, store_upto};
 use rayon::prelude::*;
 
-#[cfg(target_arch = "x86_64")]
-use crate::amx::Amx;
 
 /// Image tokens of one step.
 const CHUNK: usize = 128;
@@ -177,15 +175,9 @@ struct Pass<'a> {
 impl Kernel for Pass<'_> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(self, s: S, amx: bool) {
-        #[cfg(target_arch = "x86_64")]
-        if amx && self.shared.side.precision == Precision::Bf16 {
-            // SAFETY: the tier is AMX; lengths were checked by `ImageSide::pass`.
-            return unsafe { self.on(s, Amx) };
-        }
-        let _ = amx;
-        // SAFETY: `s` proves the instruction set; lengths were checked.
-        unsafe { self.on(s, F32(s)) }
+    fn run<S: Simd>(self, s: S, unit: Unit) {
+        // SAFETY: `s` and `unit` prove the instruction set; lengths were checked by `ImageSide::pass`.
+        with_engine!(s, unit, self.shared.side.precision, |e| unsafe { self.on(s, e) })
     }
 }
 

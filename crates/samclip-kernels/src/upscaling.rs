@@ -3,16 +3,14 @@
 //! `modeling/mask_decoder.py`, `output_upscaling` and what follows). The upscaled map, thirty times
 //! the size of the masks' logits, exists for one chunk only. Twin: `samclip-models` `tests/parity_sam.rs`.
 use crate::block::{Activation, Norm};
-use crate::engine::{Engine, F32, Mat, Precision};
+use crate::engine::{Engine, Mat, with_engine};
 use crate::norm::norm_row;
 use crate::packed::PackedLinear;
 use crate::scratch::{Scratch, SharedPtr};
-use crate::simd::{Kernel, Simd, dispatch};
+use crate::simd::{Kernel, Simd, Unit, dispatch};
 use crate::two_way::ImageSide;
 use rayon::prelude::*;
 
-#[cfg(target_arch = "x86_64")]
-use crate::amx::Amx;
 
 /// Image tokens of one step.
 const CHUNK: usize = 32;
@@ -76,15 +74,9 @@ struct Upscale<'a> {
 impl Kernel for Upscale<'_> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(self, s: S, amx: bool) {
-        #[cfg(target_arch = "x86_64")]
-        if amx && self.side.precision() == Precision::Bf16 {
-            // SAFETY: the tier is AMX; lengths were checked by `Upscaling::masks`.
-            return unsafe { self.on(s, Amx) };
-        }
-        let _ = amx;
-        // SAFETY: `s` proves the instruction set; lengths were checked.
-        unsafe { self.on(s, F32(s)) }
+    fn run<S: Simd>(self, s: S, unit: Unit) {
+        // SAFETY: `s` and `unit` prove the instruction set; lengths were checked by `Upscaling::masks`.
+        with_engine!(s, unit, self.side.precision(), |e| unsafe { self.on(s, e) })
     }
 }
 

@@ -1,6 +1,6 @@
 //! `--precision`: the number format of the matrix products.
 
-use samclip_kernels::isa::{self, Isa};
+use samclip_kernels::isa;
 use samclip_models::ops;
 
 use crate::error::PredictError;
@@ -8,7 +8,7 @@ use crate::error::PredictError;
 /// What the user asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precision {
-    /// bf16 where the processor multiplies it natively (AMX), f32 elsewhere.
+    /// bf16 where the processor multiplies it natively (AMX, AVX-512 BF16), f32 elsewhere.
     Auto,
     /// 32-bit floating point.
     F32,
@@ -20,9 +20,9 @@ impl Precision {
     /// Sets the precision of the process and returns what it became.
     ///
     /// # Errors
-    /// bf16 asked for on a processor without bf16 matrix units.
+    /// bf16 asked for on a processor without bf16 products.
     pub fn apply(self) -> Result<&'static str, PredictError> {
-        let native = isa::current() == Isa::Amx;
+        let native = isa::bf16();
         let bf16 = match self {
             Self::F32 => false,
             Self::Auto => native,

@@ -25,11 +25,11 @@ fn main() -> ExitCode {
         cli::init_tracing(cli.verbose);
     }
     if let Some(found) = samclip_kernels::isa::unknown_choice() {
-        eprintln!("error: SAMCLIP_ISA: expected amx, avx512, avx2 or portable, found `{found}`");
+        eprintln!("error: SAMCLIP_ISA: expected amx, avx512bf16, avx512, avx2 or portable, found `{found}`");
         return ExitCode::from(2);
     }
     if samclip_kernels::isa::amx_refused() {
-        eprintln!("note: the system refuses AMX to this process; products are in f32");
+        eprintln!("note: the system refuses AMX to this process; products take AVX-512");
     }
     match cli.command.run(cli.verbose) {
         Ok(code) => code,

@@ -287,7 +287,7 @@ fn the_built_in_model_cuts_something_out_of_the_cat_photo() {
 fn an_unknown_instruction_set_and_another_models_step_are_refused() {
     let wrong = std::process::Command::new(env!("CARGO_BIN_EXE_samclip")).arg("models").env("SAMCLIP_ISA", "avx3").output().unwrap();
     assert_eq!(wrong.status.code(), Some(2));
-    assert!(stderr(&wrong).contains("expected amx, avx512, avx2 or portable, found `avx3`"), "{}", stderr(&wrong));
+    assert!(stderr(&wrong).contains("expected amx, avx512bf16, avx512, avx2 or portable, found `avx3`"), "{}", stderr(&wrong));
     let dir = tempfile::tempdir().unwrap();
     for (work, model) in [("joint-step", "sam_clip_vit_b"), ("guided-step", "clip_guided_sam_b")] {
         let output = samclip(dir.path(), &["bench", work, "--model", "mobile_sam"]);

@@ -132,7 +132,7 @@ fn check(isa: Isa, precision: Precision, c: &Case, x: &Data, (want, want_lse, gr
     let (mut out, mut lse) = (vec![0.0; go.len()], vec![0.0; bh * s.queries]);
     attention_forward(precision, s, (&q, qs), (&k, ks), (&v, vs), rel, (&mut out, os), &mut lse);
     let name = format!("{isa:?} {precision:?} {s:?} {:?}", c.grid);
-    let (t, tg) = if precision == Precision::Bf16 && isa == Isa::Amx { (1.5e-2, 3e-2) } else { (1e-5, 1e-4) };
+    let (t, tg) = if precision == Precision::Bf16 && isa >= Isa::Avx512Bf16 { (1.5e-2, 3e-2) } else { (1e-5, 1e-4) };
     close(&format!("{name} out"), &from_tokens(&out, s, s.queries, os), want, t);
     close(&format!("{name} lse"), &lse, want_lse, t);
     let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
@@ -269,7 +269,7 @@ fn packed_self_attention_matches_its_parts() {
             }
             let (go, os) = to_tokens(&x.go, &s, n, 0);
             for precision in [Precision::F32, Precision::Bf16] {
-                let bf16 = precision == Precision::Bf16 && isa == Isa::Amx;
+                let bf16 = precision == Precision::Bf16 && isa >= Isa::Avx512Bf16;
                 let (t, tg) = if bf16 { (1.5e-2, 3e-2) } else { (1e-5, 1e-4) };
                 let tables = grid.map(|grid| RelTables { rows: &rows, cols: &cols, grid });
                 let mut out = vec![f32::NAN; go.len()];
@@ -307,7 +307,7 @@ fn late_keys_that_win_make_the_early_ones_small() {
             let (q, k, v) = ((&x.q[..], dense(70)), (&x.k[..], dense(600)), (&x.v[..], dense(600)));
             let (mut out, mut lse) = (vec![0.0; x.q.len()], vec![0.0; 140]);
             attention_forward(precision, s, q, k, v, None, (&mut out, dense(70)), &mut lse);
-            let t = if precision == Precision::Bf16 && isa == Isa::Amx { 1.5e-2 } else { 1e-5 };
+            let t = if precision == Precision::Bf16 && isa >= Isa::Avx512Bf16 { 1.5e-2 } else { 1e-5 };
             close(&format!("{isa:?} {precision:?} out"), &out, &want, t);
             close(&format!("{isa:?} {precision:?} lse"), &lse, &want_lse, t);
         }
@@ -325,7 +325,7 @@ fn forward_is_right(c: &Case, x: &Data) {
             let rel = x.rel.as_ref().map(|(h, w)| RelPos { h, w, grid: c.grid.unwrap() });
             let (mut out, mut lse) = (vec![0.0; x.q.len()], vec![0.0; s.heads * s.queries]);
             attention_forward(precision, s, (&x.q, queries), (&x.k, keys), (&x.v, keys), rel, (&mut out, queries), &mut lse);
-            let t = if precision == Precision::Bf16 && isa == Isa::Amx { 1.5e-2 } else { 1e-5 };
+            let t = if precision == Precision::Bf16 && isa >= Isa::Avx512Bf16 { 1.5e-2 } else { 1e-5 };
             close(&format!("{isa:?} {precision:?} out"), &out, &want, t);
             close(&format!("{isa:?} {precision:?} lse"), &lse, &want_lse, t);
         }

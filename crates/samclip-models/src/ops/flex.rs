@@ -14,7 +14,7 @@ pub use samclip_kernels::Precision;
 static BF16: AtomicBool = AtomicBool::new(false);
 
 /// Chooses how the CPU kernels multiply matrices, for the whole process. [`Precision::Bf16`] rounds
-/// operands to bf16 where AMX multiplies them and keeps f32 sums; elsewhere it is f32.
+/// operands to bf16 where the processor multiplies them (AMX, AVX-512 BF16) and keeps f32 sums; elsewhere it is f32.
 pub fn set_precision(precision: Precision) {
     BF16.store(precision == Precision::Bf16, Ordering::Relaxed);
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use rayon::prelude::*;
-use samclip_kernels::isa::{self, Isa};
+use samclip_kernels::isa;
 use samclip_kernels::{Init, Layout, Precision, gemm};
 
 use super::{Bench, BenchSpec, Details, gflops};
@@ -13,7 +13,7 @@ const SIDE: usize = 4096;
 /// Floats of the copied buffer: far beyond any cache.
 const COPY: usize = 64 << 20;
 
-/// Achieved GEMM peak (f32, and bf16 where AMX multiplies it) and copy bandwidth. The figures are in the details;
+/// Achieved GEMM peak (f32, and bf16 where the processor multiplies it) and copy bandwidth. The figures are in the details;
 /// the time of a run is their sum and means nothing.
 pub fn peak(spec: &BenchSpec) -> Bench {
     let side = spec.size.unwrap_or(SIDE).max(1);
@@ -23,7 +23,7 @@ pub fn peak(spec: &BenchSpec) -> Bench {
     let mut target = vec![0.0f32; COPY];
     let run = move || {
         let mut details = Details::from([("gemm_f32_gflops", product(Precision::F32, side, &a, &mut c))]);
-        if isa::current() == Isa::Amx {
+        if isa::bf16() {
             details.insert("gemm_bf16_gflops", product(Precision::Bf16, side, &a, &mut c));
         }
         details.insert("copy_gb_per_s", copy(&source, &mut target));

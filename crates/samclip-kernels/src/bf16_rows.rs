@@ -1,4 +1,4 @@
-//! Rows to AMX operands, with what stands before a product in the same pass: layer norm, GELU.
+//! Rows to bf16 operands, with what stands before a product in the same pass: layer norm, GELU.
 //!
 //! Functions are of bf16 grade: their error is far below the rounding of the operand that they
 //! fill. exp2: minimax polynomial of degree 4 on [0, 1), 2.6e-6 relative. Normal distribution:
@@ -77,7 +77,7 @@ unsafe fn put(to: *mut u16, a: __m512, b: __m512) {
 /// Packs `activation(y)`, `rows` rows of `k` floats, `k` a multiple of 32.
 ///
 /// # Safety
-/// `y` covers rows x k, `dst` the packed rows; the tier is AMX.
+/// `y` covers rows x k, `dst` the packed rows; the tier has AVX-512 BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 pub(crate) unsafe fn pack_activation(activation: Activation, y: *const f32, rows: usize, k: usize, dst: *mut u16) {
     for r in 0..rows {
@@ -99,7 +99,7 @@ pub(crate) unsafe fn pack_activation(activation: Activation, y: *const f32, rows
 /// Packs `a + b`, `rows` rows of `k` floats, `k` a multiple of 32.
 ///
 /// # Safety
-/// Both cover rows x k, `dst` the packed rows; the tier is AMX.
+/// Both cover rows x k, `dst` the packed rows; the tier has AVX-512 BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 pub(crate) unsafe fn pack_sum(a: *const f32, b: *const f32, rows: usize, k: usize, dst: *mut u16) {
     for r in 0..rows {
@@ -118,7 +118,7 @@ pub(crate) unsafe fn pack_sum(a: *const f32, b: *const f32, rows: usize, k: usiz
 /// `block_words`: bf16 elements of one depth block of all rows.
 ///
 /// # Safety
-/// `x` covers the floats of the norm, `dst` the packed rows; the tier is AMX.
+/// `x` covers the floats of the norm, `dst` the packed rows; the tier has AVX-512 BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 pub(crate) unsafe fn pack_norm(x: *const f32, norm: &Norm, r: usize, kc: usize, block: usize, dst: *mut u16) {
     let n = norm.weight.len();

@@ -1,4 +1,4 @@
-//! Matrices to AMX tiles: the layouts of `amx.rs` from f32 rows, columns or strided elements.
+//! Matrices to packed bf16: the layouts of `bf16.rs` from f32 rows, columns or strided elements.
 use crate::engine::Mat;
 use std::arch::x86_64::*;
 
