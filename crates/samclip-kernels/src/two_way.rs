@@ -8,13 +8,12 @@
 //! Twin: the modules themselves, `samclip-models` `tests/parity_sam.rs`.
 use crate::activation::sum;
 use crate::block::Norm;
-use crate::engine::{Engine, Mat, Precision, Start, with_engine};
+use crate::engine::{Engine, F32, Mat, Precision, Start, with_engine};
 use crate::math::exp;
 use crate::norm::norm_row;
 use crate::scratch::{Scratch, SharedPtr};
 use crate::simd::{Kernel, Simd, Unit, dispatch, load_upto, store_upto};
 use rayon::prelude::*;
-
 
 /// Image tokens of one step.
 const CHUNK: usize = 128;
@@ -49,7 +48,8 @@ pub struct ImageSide<'a> {
 }
 
 impl<'a> ImageSide<'a> {
-    /// `image` and its position embedding `pe`, both `[N, dim]`.
+    /// `image` and its position embedding `pe`, both `[N, dim]`. `precision` is that of what the prompt tokens read, a
+    /// mean over the image; updates are in f32, because the rounding of one stays in its image token.
     ///
     /// # Panics
     /// When the two have other lengths.
@@ -62,10 +62,6 @@ impl<'a> ImageSide<'a> {
     /// Image tokens and their width.
     pub(crate) fn size(&self) -> (usize, usize) {
         (self.image.len() / self.dim, self.dim)
-    }
-
-    pub(crate) fn precision(&self) -> Precision {
-        self.precision
     }
 
     pub(crate) fn prompts(&self) -> usize {
@@ -198,22 +194,22 @@ impl Pass<'_> {
         let p = self.shared;
         let ((n, dim), columns) = (p.side.size(), p.columns);
         let at = self.prompt * columns * dim;
-        let operands = E::a_words(CHUNK, dim).max(E::a_words(CHUNK, columns)).max(E::a_words(columns, CHUNK));
+        let operands = E::a_words(CHUNK, dim).max(E::a_words(columns, CHUNK)).max(F32::<S>::a_words(CHUNK, dim.max(columns)));
         let b = Buffers {
             moved: Scratch::take(CHUNK * dim),
             operand: Scratch::take(operands),
             scores: Scratch::take(CHUNK * columns),
             rows_b: Scratch::take(E::b_words(CHUNK, dim)),
         };
-        let [queries, keys] = [(); 2].map(|()| Scratch::take(E::b_words(dim, columns)));
-        let values = Scratch::take(E::b_words(columns, dim));
+        let (queries, keys) = (Scratch::take(E::b_words(dim, columns)), Scratch::take(F32::<S>::b_words(dim, columns)));
+        let values = Scratch::take(F32::<S>::b_words(columns, dim));
         // SAFETY: contract above; buffers have the stated sizes.
         unsafe {
             let token_rows = |x: &[f32]| Mat { ptr: x.as_ptr().add(at), rs: dim, cs: 1 };
             e.pack_b(token_rows(p.queries).t(), dim, columns, queries.ptr());
             if let Some(u) = p.update {
-                e.pack_b(token_rows(u.keys).t(), dim, columns, keys.ptr());
-                e.pack_b(token_rows(u.values), columns, dim, values.ptr());
+                F32(s).pack_b(token_rows(u.keys).t(), dim, columns, keys.ptr());
+                F32(s).pack_b(token_rows(u.values), columns, dim, values.ptr());
             }
             let (max, sum, acc) = p.state(self.task);
             (0..columns).for_each(|c| *max.add(c) = f32::NEG_INFINITY);
@@ -226,7 +222,7 @@ impl Pass<'_> {
                 let pe = p.side.pe.as_ptr().add(first * dim);
                 if let (Some(u), Some(to)) = (p.update, p.to) {
                     let to = to.get().add((self.prompt * n + first) * dim);
-                    self.update(s, e, (x, to, pe), rows, u, (&keys, &values), &b);
+                    self.update(s, (x, to, pe), rows, u, (&keys, &values), &b);
                     x = to;
                 }
                 self.read(s, e, (x, pe), rows, &queries, &b);
@@ -240,12 +236,11 @@ impl Pass<'_> {
     /// # Safety
     /// The pointers cover `rows` rows; `to` may be `x`.
     #[inline(always)]
-    #[allow(clippy::too_many_arguments)]
-    unsafe fn update<S: Simd, E: Engine>(
-        &self, s: S, e: E, (x, to, pe): (*mut f32, *mut f32, *const f32), rows: usize, u: &Update,
-        (keys, values): (&Scratch, &Scratch), b: &Buffers,
+    unsafe fn update<S: Simd>(
+        &self, s: S, (x, to, pe): (*mut f32, *mut f32, *const f32), rows: usize, u: &Update, (keys, values): (&Scratch, &Scratch),
+        b: &Buffers,
     ) {
-        let p = self.shared;
+        let (p, e) = (self.shared, F32(s));
         let (dim, columns) = (p.side.dim, p.columns);
         let dense = |x: &Scratch, width: usize| Mat { ptr: x.ptr(), rs: width, cs: 1 };
         // SAFETY: contract above; buffers have the sizes of a chunk.

@@ -49,7 +49,7 @@ impl Upscaling {
         let to = SharedPtr::of(out);
         let parts = n.div_ceil(RANGE);
         let hyper: Vec<PackedLinear> =
-            hyper.chunks_exact(masks * c8).map(|rows| PackedLinear::new(side.precision(), rows, c8, &[])).collect();
+            hyper.chunks_exact(masks * c8).map(|rows| PackedLinear::new(self.first.precision(), rows, c8, &[])).collect();
         (0..prompts * parts).into_par_iter().for_each(|task| {
             let (prompt, first) = (task / parts, task % parts * RANGE);
             if !keep[prompt] {
@@ -76,7 +76,7 @@ impl Kernel for Upscale<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S, unit: Unit) {
         // SAFETY: `s` and `unit` prove the instruction set; lengths were checked by `Upscaling::masks`.
-        with_engine!(s, unit, self.side.precision(), |e| unsafe { self.on(s, e) })
+        with_engine!(s, unit, self.up.first.precision(), |e| unsafe { self.on(s, e) })
     }
 }
 

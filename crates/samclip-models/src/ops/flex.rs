@@ -1,5 +1,6 @@
 //! `samclip-kernels` on the CPU backend's tensors: forward and gradients.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::backend::flex::FlexTensor;
@@ -22,6 +23,27 @@ pub fn set_precision(precision: Precision) {
 /// The choice of [`set_precision`]; f32 at first.
 pub fn precision() -> Precision {
     if BF16.load(Ordering::Relaxed) { Precision::Bf16 } else { Precision::F32 }
+}
+
+thread_local! {
+    static IN_F32: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What `work` returns; the products of tensors that it calls for on this thread are in f32 whatever [`precision`] says.
+pub(crate) fn in_f32<T>(work: impl FnOnce() -> T) -> T {
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            IN_F32.set(self.0);
+        }
+    }
+    let _before = Before(IN_F32.replace(true));
+    work()
+}
+
+/// Of a product of tensors that is called for now.
+fn precision_here() -> Precision {
+    if IN_F32.get() { Precision::F32 } else { precision() }
 }
 
 /// A tensor whose elements follow each other.
@@ -62,7 +84,7 @@ pub(super) struct Linear {
 
 impl Linear {
     pub(super) fn new(x: FlexTensor, weight: FlexTensor) -> Self {
-        Self { x: dense(x), weight: dense(weight), precision: precision() }
+        Self { x: dense(x), weight: dense(weight), precision: precision_here() }
     }
 
     pub(super) fn forward(&self, bias: Option<FlexTensor>) -> FlexTensor {
@@ -174,7 +196,7 @@ impl Conv {
     /// `weight` is PyTorch's `[O, I, 3, 3]`.
     pub(super) fn new(x: FlexTensor, weight: FlexTensor, stride: usize) -> Self {
         let weight = weight.permute(&[0, 2, 3, 1]).to_contiguous();
-        Self { x: dense(x), weight, stride, precision: precision() }
+        Self { x: dense(x), weight, stride, precision: precision_here() }
     }
 
     fn sizes(&self) -> Conv3x3 {
@@ -249,7 +271,7 @@ impl TokenMajor {
 impl Attention {
     pub(super) fn new(qkv: [FlexTensor; 3], rel: Option<[FlexTensor; 2]>, scale: f64, causal: bool) -> Self {
         let (qkv, rel) = (qkv.map(with_rows), rel.map(|r| r.map(dense)));
-        Self { qkv, rel, scale, causal, precision: precision() }
+        Self { qkv, rel, scale, causal, precision: precision_here() }
     }
 
     fn shape(&self) -> AttentionShape {
@@ -320,7 +342,7 @@ pub(super) struct SelfAttention {
 impl SelfAttention {
     pub(super) fn new(qkv: FlexTensor, rel: Option<[FlexTensor; 2]>, heads: usize, scale: f64, causal: bool) -> Self {
         let (qkv, rel) = (dense(qkv), rel.map(|r| r.map(dense)));
-        Self { qkv, rel, heads, scale, causal, precision: precision() }
+        Self { qkv, rel, heads, scale, causal, precision: precision_here() }
     }
 
     fn shape(&self) -> AttentionShape {

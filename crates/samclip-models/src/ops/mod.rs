@@ -18,6 +18,7 @@ use burn::tensor::{DType, Tensor};
 
 pub use block::{BlockActivation, BlockCache, BlockShape, Packable, PackedBytes, packed_layout};
 use extension::{BlockTensors, KernelOps, Maybe};
+pub(crate) use flex::in_f32;
 pub use flex::{Precision, precision, set_precision};
 pub use interpolate::{Interpolation, resize_2d, resize_rows};
 pub use plain::RelPosBias;

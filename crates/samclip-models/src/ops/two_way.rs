@@ -124,7 +124,8 @@ impl MaskMaps {
 pub struct Upscaling(kernels::Upscaling);
 
 impl Upscaling {
-    /// Weights [in, out, 2, 2] and biases [out] of both, and the norm between them.
+    /// Weights [in, out, 2, 2] and biases [out] of both, and the norm between them. In f32: what is rounded here
+    /// stands in the mask.
     pub fn new(
         first: (Tensor<4>, Tensor<1>),
         (weight, bias, eps): (Tensor<1>, Tensor<1>, f64),
@@ -134,7 +135,7 @@ impl Upscaling {
             let [inp, ..] = weight.dims();
             let weight = cpu(weight.permute([2, 3, 1, 0])); // [2, 2, out, in]
             let bias = slice(&cpu(bias)).repeat(4);
-            PackedLinear::new(precision(), slice(&weight), inp, &bias)
+            PackedLinear::new(kernels::Precision::F32, slice(&weight), inp, &bias)
         };
         Self(kernels::Upscaling { first: pack(first), norm: norm(weight, bias, eps), second: pack(second) })
     }
