@@ -2,9 +2,9 @@
 //!
 //! benches/lines.toml says which rows there are and what each is held against; a row whose contenders have no
 //! finished run says "not measured". Ratios are made within one run only; of several runs of a group the newest
-//! counts. Trials (see benches/compare.py) do not count.
+//! on a tier of processors counts. Trials (see benches/compare.py) do not count.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
@@ -16,6 +16,12 @@ use crate::{accuracy_table, plot};
 
 /// Counted runs that a published figure needs.
 const ENOUGH: usize = 7;
+
+/// The tier that floors and goals are for.
+const AIMED: &str = "amx";
+
+/// Runs by group.
+type Runs = BTreeMap<String, Run>;
 
 /// benches/lines.toml.
 #[derive(Deserialize)]
@@ -30,7 +36,7 @@ struct Group {
     title: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Clone)]
 #[serde(deny_unknown_fields)]
 struct Row {
     work: String,
@@ -117,7 +123,8 @@ impl Run {
 pub fn write(root: &Path) -> Result<()> {
     let benches = root.join("benches");
     let lines: Lines = toml::from_str(&fs::read_to_string(benches.join("lines.toml"))?)?;
-    let runs = newest_runs(&benches.join("runs"))?;
+    let mut tiers = newest_runs(&benches.join("runs"))?;
+    let runs = tiers.remove(AIMED).unwrap_or_default();
     for row in &lines.row {
         ensure!(lines.group.iter().any(|g| g.id == row.group), "lines.toml: no group {}", row.group);
     }
@@ -137,6 +144,9 @@ pub fn write(root: &Path) -> Result<()> {
             text += "\n![Time of the image encoder against the image side](benches/side_sweep.svg)\n";
         }
     }
+    for (tier, runs) in &tiers {
+        text += &other_tier(tier, &lines.row, runs);
+    }
     text += &accuracy_table::section(&benches.join("runs"))?;
     text += &serve_section(&benches.join("runs"))?;
     text += "\n## Every contender\n";
@@ -145,6 +155,7 @@ pub fn write(root: &Path) -> Result<()> {
             Some(run) => text += &section(group, run),
             None => write!(text, "\n### {}\n\nNot measured.\n", group.title)?,
         }
+        tiers.values().filter_map(|runs| runs.get(&group.id)).for_each(|run| text += &section(group, run));
     }
     fs::write(root.join("BENCHMARKS.md"), text)?;
     eprintln!("bench-table: BENCHMARKS.md, {} of {} groups measured", runs.len(), lines.group.len());
@@ -174,9 +185,9 @@ the figure itself (MB = 10^6 bytes). Seeded random weights.
 |---|---|---|---|---|---|
 ";
 
-/// The newest finished run of each group; files are named by date.
-fn newest_runs(folder: &Path) -> Result<BTreeMap<String, Run>> {
-    let mut runs = BTreeMap::new();
+/// By tier, the newest finished run of each group; files are named by date.
+fn newest_runs(folder: &Path) -> Result<BTreeMap<String, Runs>> {
+    let mut tiers = BTreeMap::<String, Runs>::new();
     for path in crate::tidy::sorted_dir(folder)? {
         let other = path.to_string_lossy().ends_with(accuracy_table::SUFFIX);
         if path.extension().is_some_and(|e| e == "json") && !other {
@@ -184,11 +195,34 @@ fn newest_runs(folder: &Path) -> Result<BTreeMap<String, Run>> {
             let run: Run =
                 serde_json::from_str(&text).with_context(|| format!("does not parse: {}", path.display()))?;
             if !run.trial {
-                runs.insert(run.group.clone(), run);
+                let tier = run.machine.get("isa").and_then(|v| v.as_str()).unwrap_or("unknown").to_owned();
+                tiers.entry(tier).or_default().insert(run.group.clone(), run);
             }
         }
     }
-    Ok(runs)
+    Ok(tiers)
+}
+
+/// What was measured on another tier than the one that floors are for.
+fn other_tier(tier: &str, rows: &[Row], runs: &Runs) -> String {
+    let processors: BTreeSet<_> = runs.values().filter_map(|run| run.machine.get("cpu")?.as_str()).collect();
+    let processors = processors.into_iter().collect::<Vec<_>>().join(", ");
+    let mut text = format!("\n## Without AMX: {tier} ({processors})\n\n| work | measured | medians |\n|---|---|---|\n");
+    for row in rows {
+        let row = Row { floor: None, goal: None, ..row.clone() };
+        if let Some((figure, medians)) = runs.get(&row.group).and_then(|run| measured(&row, run)) {
+            text += &format!("| {} | {figure} | {medians} |\n", row.work);
+        }
+    }
+    text
+}
+
+fn measured(row: &Row, run: &Run) -> Option<(String, String)> {
+    match row.measure {
+        Measure::Speed => speed(row, run),
+        Measure::Rss | Measure::ExtraRss => memory(row, run),
+        Measure::Exponent => exponents(row, run),
+    }
 }
 
 fn table_row(row: &Row, run: Option<&Run>) -> String {
@@ -197,12 +231,7 @@ fn table_row(row: &Row, run: Option<&Run>) -> String {
         (Some(v), Measure::Speed) => format!("{v}x"),
         (Some(v), _) => format!("≤ {v} MB"),
     };
-    let measured = run.and_then(|run| match row.measure {
-        Measure::Speed => speed(row, run),
-        Measure::Rss | Measure::ExtraRss => memory(row, run),
-        Measure::Exponent => exponents(row, run),
-    });
-    let (figure, medians) = measured.unwrap_or_else(|| ("not measured".to_owned(), String::new()));
+    let (figure, medians) = run.and_then(|run| measured(row, run)).unwrap_or_else(|| ("not measured".to_owned(), String::new()));
     let command = format!("`python benches/compare.py {}`", row.group);
     format!(
         "| {} | {} | {} | {figure} | {medians} | {command} |\n",
