@@ -288,10 +288,14 @@ impl Rows<'_> {
                 block.proj.mul(e, a.ptr(), rows, 0..d, x, d, Start::Add, block.fc1.panel::<E>(0, 0));
             }
             if self.attn.is_some() {
-                (0..rows).for_each(|r| add_row(s, x.add(r * d), block.proj.bias()));
+                for r in 0..rows {
+                    add_row(s, x.add(r * d), block.proj.bias());
+                }
             }
             block.fc1.pack_norm(s, e, rows, |r| x.add(r * d).cast_const(), &block.norm2, y.ptr(), a.ptr());
-            (0..rows).for_each(|r| add_row(s, x.add(r * d), block.fc2.bias()));
+            for r in 0..rows {
+                add_row(s, x.add(r * d), block.fc2.bias());
+            }
             for (i, first, depth) in block.fc2.blocks() {
                 let bias = Start::Bias(block.fc1.bias().as_ptr().add(first));
                 let columns = first..(first + depth).min(hidden);

@@ -198,9 +198,13 @@ impl PackedLinear {
         // SAFETY: contract above.
         unsafe {
             if E::packs_norm(k) {
-                (0..rows).for_each(|r| e.pack_norm(row(r), norm, r, self.kc, E::a_words(rows, self.kc), dst));
+                for r in 0..rows {
+                    e.pack_norm(row(r), norm, r, self.kc, E::a_words(rows, self.kc), dst);
+                }
             } else {
-                (0..rows).for_each(|r| norm_row(s, row(r), norm, y.add(r * k)));
+                for r in 0..rows {
+                    norm_row(s, row(r), norm, y.add(r * k));
+                }
                 self.pack_input(e, Mat { ptr: y, rs: k, cs: 1 }, rows, dst);
             }
         }

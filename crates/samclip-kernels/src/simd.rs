@@ -4,6 +4,9 @@
 //! compiled for the chosen instruction set. The values of the implementing
 //! types are tokens: they are only made where the CPU has the instructions, so
 //! their arithmetic is safe to call.
+//!
+//! Vectors pass through `for` loops, not through closures of `fold` or `for_each`: a closure is compiled
+//! without the instruction set and calls a function for each vector unless it happens to be inlined.
 use crate::isa::{self, Isa};
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;

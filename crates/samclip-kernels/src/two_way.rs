@@ -254,7 +254,9 @@ impl Pass<'_> {
             }
             e.pack_a(dense(&b.scores, columns), rows, columns, b.operand.ptr());
             e.mul(rows, dim, columns, b.operand.ptr(), values.ptr(), to, dim, Start::Add);
-            (0..rows).for_each(|r| norm_row(s, to.add(r * dim), u.norm, to.add(r * dim)));
+            for r in 0..rows {
+                norm_row(s, to.add(r * dim), u.norm, to.add(r * dim));
+            }
         }
     }
 
@@ -290,9 +292,13 @@ unsafe fn soft_tokens<S: Simd>(s: S, row: *mut f32, columns: usize, heads: usize
         let live = (heads - h).min(S::N);
         // SAFETY: lanes h..h + live of every token.
         unsafe {
-            let tokens = (0..columns).step_by(heads).map(|t| row.add(t + h));
-            let max = tokens.clone().fold(s.splat(f32::NEG_INFINITY), |m, p| s.max(load_upto(s, p, live), m));
-            tokens.clone().for_each(|p| store_upto(s, p, s.sub(load_upto(s, p, live), max), live));
+            let mut max = s.splat(f32::NEG_INFINITY);
+            for t in (h..columns).step_by(heads) {
+                max = s.max(load_upto(s, row.add(t), live), max);
+            }
+            for t in (h..columns).step_by(heads) {
+                store_upto(s, row.add(t), s.sub(load_upto(s, row.add(t), live), max), live);
+            }
         }
     }
     // SAFETY: contract above.
@@ -302,10 +308,14 @@ unsafe fn soft_tokens<S: Simd>(s: S, row: *mut f32, columns: usize, heads: usize
         }
         for h in (0..heads).step_by(S::N) {
             let live = (heads - h).min(S::N);
-            let tokens = (0..columns).step_by(heads).map(|t| row.add(t + h));
-            let total = tokens.clone().fold(s.splat(0.0), |sum, p| s.add(sum, load_upto(s, p, live)));
+            let mut total = s.splat(0.0);
+            for t in (h..columns).step_by(heads) {
+                total = s.add(total, load_upto(s, row.add(t), live));
+            }
             let scale = s.div(s.splat(1.0), total);
-            tokens.for_each(|p| store_upto(s, p, s.mul(scale, load_upto(s, p, live)), live));
+            for t in (h..columns).step_by(heads) {
+                store_upto(s, row.add(t), s.mul(scale, load_upto(s, row.add(t), live)), live);
+            }
         }
     }
 }
@@ -323,9 +333,11 @@ unsafe fn soft_columns<S: Simd>(
         let live = (columns - j).min(S::N);
         // SAFETY: lanes j..j + live of every row and of the state.
         unsafe {
-            let rows = (0..rows).map(|r| x.add(r * columns + j));
             let before = load_upto(s, max.add(j), live);
-            let after = rows.clone().fold(before, |m, p| s.max(load_upto(s, p, live), m));
+            let mut after = before;
+            for r in 0..rows {
+                after = s.max(load_upto(s, x.add(r * columns + j), live), after);
+            }
             let factor = exp(s, s.sub(before, after));
             let mut factors = [0.0f32; 16];
             store_upto(s, factors.as_mut_ptr(), factor, live);
@@ -335,7 +347,8 @@ unsafe fn soft_columns<S: Simd>(
                 }
             }
             let mut sum = s.mul(factor, load_upto(s, total.add(j), live));
-            for p in rows {
+            for r in 0..rows {
+                let p = x.add(r * columns + j);
                 let e = exp(s, s.sub(load_upto(s, p, live), after));
                 store_upto(s, p, e, live);
                 sum = s.add(sum, e);

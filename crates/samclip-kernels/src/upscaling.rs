@@ -99,7 +99,9 @@ impl Upscale<'_> {
                 let x = base.get().add(self.prompt * stride + row * dim);
                 first.pack_input(e, Mat { ptr: x, rs: dim, cs: 1 }, rows, a.ptr());
                 first.forward(e, a.ptr(), rows, y.ptr(), 4 * c4);
-                (0..4 * rows).for_each(|r| norm_row(s, y.ptr().add(r * c4), norm, y.ptr().add(r * c4)));
+                for r in 0..4 * rows {
+                    norm_row(s, y.ptr().add(r * c4), norm, y.ptr().add(r * c4));
+                }
                 e.pack_activation(s, Activation::Gelu, y.ptr(), 4 * rows, c4, a.ptr());
                 second.forward(e, a.ptr(), 4 * rows, z.ptr(), c8x4);
                 e.pack_activation(s, Activation::Gelu, z.ptr(), 16 * rows, c8, a.ptr());
