@@ -1,5 +1,6 @@
 //! Matrices to packed bf16: the layouts of `bf16.rs` from f32 rows, columns or strided elements.
 use crate::engine::Mat;
+use crate::simd::transpose_16;
 use std::arch::x86_64::*;
 
 /// Packs `outer` x `k` in groups of 32 outer elements. `rows`: a tile row is
@@ -103,26 +104,6 @@ pub(crate) fn mask(n: usize) -> u16 {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn transpose(t: &mut [__m512i; 16]) {
-    let mut u = [_mm512_setzero_si512(); 16];
-    for i in 0..8 {
-        u[2 * i] = _mm512_unpacklo_epi32(t[2 * i], t[2 * i + 1]);
-        u[2 * i + 1] = _mm512_unpackhi_epi32(t[2 * i], t[2 * i + 1]);
-    }
-    for i in 0..4 {
-        let b = 4 * i;
-        t[b] = _mm512_unpacklo_epi64(u[b], u[b + 2]);
-        t[b + 1] = _mm512_unpackhi_epi64(u[b], u[b + 2]);
-        t[b + 2] = _mm512_unpacklo_epi64(u[b + 1], u[b + 3]);
-        t[b + 3] = _mm512_unpackhi_epi64(u[b + 1], u[b + 3]);
-    }
-    for i in 0..4 {
-        u[i] = _mm512_shuffle_i32x4::<0x88>(t[i], t[i + 4]);
-        u[i + 4] = _mm512_shuffle_i32x4::<0xdd>(t[i], t[i + 4]);
-        u[i + 8] = _mm512_shuffle_i32x4::<0x88>(t[i + 8], t[i + 12]);
-        u[i + 12] = _mm512_shuffle_i32x4::<0xdd>(t[i + 8], t[i + 12]);
-    }
-    for i in 0..8 {
-        t[i] = _mm512_shuffle_i32x4::<0x88>(u[i], u[i + 8]);
-        t[i + 8] = _mm512_shuffle_i32x4::<0xdd>(u[i], u[i + 8]);
-    }
+    // SAFETY: both kinds of vector are 64 bytes that may be anything.
+    transpose_16(unsafe { &mut *std::ptr::from_mut(t).cast() });
 }

@@ -173,13 +173,13 @@ impl<S: Simd> Engine for F32<S> {
     #[inline(always)]
     unsafe fn pack_a(self, a: Mat, m: usize, k: usize, dst: *mut f32) {
         // SAFETY: contract of the trait.
-        unsafe { pack_panels(a, m, k, dst, Self::MR) }
+        unsafe { pack_panels(self.0, a, m, k, dst, Self::MR) }
     }
 
     #[inline(always)]
     unsafe fn pack_b(self, b: Mat, k: usize, n: usize, dst: *mut f32) {
         // SAFETY: contract of the trait.
-        unsafe { pack_panels(b.t(), n, k, dst, Self::NR) }
+        unsafe { pack_panels(self.0, b.t(), n, k, dst, Self::NR) }
     }
 
     #[inline(always)]
@@ -216,20 +216,27 @@ impl<S: Simd> Engine for F32<S> {
 /// # Safety
 /// `src` must cover outer x k; `dst` must hold `outer.next_multiple_of(w) * k`.
 #[inline(always)]
-unsafe fn pack_panels(src: Mat, outer: usize, k: usize, dst: *mut f32, w: usize) {
+unsafe fn pack_panels<S: Simd>(s: S, src: Mat, outer: usize, k: usize, dst: *mut f32, w: usize) {
     let mut o = 0;
     while o < outer {
         let live = w.min(outer - o);
         // SAFETY: rows o..o+live and depths 0..k are inside `src`; the panel
         // is inside `dst`.
         unsafe {
-            let (s, d) = (src.ptr.add(o * src.rs), dst.add(o * k));
+            let (from, d) = (src.ptr.add(o * src.rs), dst.add(o * k));
             if live < w {
                 std::ptr::write_bytes(d, 0, w * k);
             }
             if src.rs == 1 {
                 for p in 0..k {
-                    std::ptr::copy_nonoverlapping(s.add(p * src.cs), d.add(p * w), live);
+                    std::ptr::copy_nonoverlapping(from.add(p * src.cs), d.add(p * w), live);
+                }
+            } else if src.cs == 1 {
+                for p in (0..k).step_by(16) {
+                    for i in (0..live).step_by(16) {
+                        let size = (16.min(live - i), 16.min(k - p));
+                        s.transpose(from.add(i * src.rs + p), src.rs, size, d.add(p * w + i), w);
+                    }
                 }
             } else {
                 // Eight depths at a time keep the strided reads in cache lines.
@@ -237,7 +244,7 @@ unsafe fn pack_panels(src: Mat, outer: usize, k: usize, dst: *mut f32, w: usize)
                 while p0 < k {
                     let pn = 8.min(k - p0);
                     for i in 0..live {
-                        let row = s.add(i * src.rs + p0 * src.cs);
+                        let row = from.add(i * src.rs + p0 * src.cs);
                         for p in 0..pn {
                             *d.add((p0 + p) * w + i) = *row.add(p * src.cs);
                         }

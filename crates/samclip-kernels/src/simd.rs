@@ -55,6 +55,20 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// `index` is readable for `n` values, which are inside `p` and not negative.
     unsafe fn gather(self, p: *const f32, index: *const i32, n: usize) -> Self::V;
+    /// `rows <= 16` rows of `columns <= 16` floats, `rs` apart, as columns: row i of `to`, whose rows are `w` apart,
+    /// gets column i.
+    ///
+    /// # Safety
+    /// `from` covers the rows, `to` as many rows of `rows` floats as there are columns.
+    #[inline(always)]
+    unsafe fn transpose(self, from: *const f32, rs: usize, (rows, columns): (usize, usize), to: *mut f32, w: usize) {
+        for i in 0..rows {
+            for p in 0..columns {
+                // SAFETY: contract above.
+                unsafe { *to.add(p * w + i) = *from.add(i * rs + p) };
+            }
+        }
+    }
 }
 
 /// What multiplies bf16.
@@ -204,6 +218,52 @@ impl Simd for Avx512 {
             let index = _mm512_maskz_loadu_epi32(live, index);
             _mm512_mask_i32gather_ps::<4>(_mm512_setzero_ps(), live, index, p)
         }
+    }
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)]
+    unsafe fn transpose(self, from: *const f32, rs: usize, (rows, columns): (usize, usize), to: *mut f32, w: usize) {
+        unsafe {
+            let (read, write) = ((1u32 << columns).wrapping_sub(1) as u16, (1u32 << rows).wrapping_sub(1) as u16);
+            let mut t = [_mm512_setzero_ps(); 16];
+            // Whole loops over sixteen stay in registers; an empty mask touches no memory.
+            for i in 0..16 {
+                t[i] = _mm512_maskz_loadu_ps(if i < rows { read } else { 0 }, from.wrapping_add(i * rs));
+            }
+            transpose_16(&mut t);
+            for p in 0..16 {
+                _mm512_mask_storeu_ps(to.wrapping_add(p * w), if p < columns { write } else { 0 }, t[p]);
+            }
+        }
+    }
+}
+
+/// Rows to columns.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub(crate) fn transpose_16(t: &mut [__m512; 16]) {
+    let mut u = [_mm512_setzero_ps(); 16];
+    for i in 0..8 {
+        u[2 * i] = _mm512_unpacklo_ps(t[2 * i], t[2 * i + 1]);
+        u[2 * i + 1] = _mm512_unpackhi_ps(t[2 * i], t[2 * i + 1]);
+    }
+    let pair = |a: __m512, b: __m512| (_mm512_castps_pd(a), _mm512_castps_pd(b));
+    for b in (0..16).step_by(4) {
+        let ((lo0, lo1), (hi0, hi1)) = (pair(u[b], u[b + 2]), pair(u[b + 1], u[b + 3]));
+        t[b] = _mm512_castpd_ps(_mm512_unpacklo_pd(lo0, lo1));
+        t[b + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(lo0, lo1));
+        t[b + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(hi0, hi1));
+        t[b + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(hi0, hi1));
+    }
+    for i in 0..4 {
+        u[i] = _mm512_shuffle_f32x4::<0x88>(t[i], t[i + 4]);
+        u[i + 4] = _mm512_shuffle_f32x4::<0xdd>(t[i], t[i + 4]);
+        u[i + 8] = _mm512_shuffle_f32x4::<0x88>(t[i + 8], t[i + 12]);
+        u[i + 12] = _mm512_shuffle_f32x4::<0xdd>(t[i + 8], t[i + 12]);
+    }
+    for i in 0..8 {
+        t[i] = _mm512_shuffle_f32x4::<0x88>(u[i], u[i + 8]);
+        t[i + 8] = _mm512_shuffle_f32x4::<0xdd>(u[i], u[i + 8]);
     }
 }
 
