@@ -84,7 +84,7 @@ pub enum PredictError {
         found: String,
     },
     /// bf16 asked for where it cannot be had.
-    #[error("precision bf16 is not available: expected a processor with bf16 matrix units")]
+    #[error("precision bf16 is not available: expected a processor with AMX or AVX-512 BF16")]
     Precision,
     /// A pattern that matches nothing, a folder without images, a file that is not there.
     #[error("{what}: {path}", path = .path.display())]

@@ -70,6 +70,29 @@ fn flat<const D: usize>(t: &Tensor<4>) -> Tensor<D> {
     t.clone().reshape(<[usize; D]>::try_from(keep).unwrap())
 }
 
+/// bf16 is for products outside of `in_f32`; what panics inside leaves nothing behind.
+#[test]
+fn products_inside_in_f32_are_those_of_f32() {
+    let _guard = LOCK.lock().unwrap_or_else(|e| e.into_inner());
+    let linear = || {
+        let device = Device::default();
+        let of = |n: usize, step: f32| Tensor::<1>::from_floats((0..n).map(|i| (i as f32 * step).sin()).collect::<Vec<_>>().as_slice(), &device);
+        values(&super::linear(of(7 * 96, 0.37).reshape([7, 96]), of(40 * 96, 0.11).reshape([40, 96]), None))
+    };
+    let want = linear();
+    set_precision(Precision::Bf16);
+    let rounded = linear();
+    let inside = super::in_f32(linear);
+    let nested = super::in_f32(|| {
+        assert!(std::panic::catch_unwind(|| super::in_f32(|| panic!("on purpose"))).is_err());
+        linear()
+    });
+    let after = linear();
+    set_precision(Precision::F32);
+    assert_eq!((inside == want, nested == want, after == rounded), (true, true, true));
+    assert_eq!(rounded != want, samclip_kernels::isa::bf16(), "bf16 rounds where the processor has it");
+}
+
 #[test]
 fn linear_with_and_without_bias() {
     let shapes = || [vec![2, 3, 5, 24], vec![1, 1, 40, 24], vec![1, 1, 1, 40]];
