@@ -284,10 +284,10 @@ fn heads_are_trained_scored_and_found_again() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     miniature::voc(&data, 12);
-    // the protocols with a tenth of their steps
+    // the protocols with a fraction of their steps
     let short = PROBES.map(|name| {
         let file = dir.path().join(format!("{name}.toml"));
-        let line = |l: &str| if l.starts_with("steps = ") { "steps = 30\n".to_owned() } else { format!("{l}\n") };
+        let line = |l: &str| if l.starts_with("steps = ") { "steps = 80\n".to_owned() } else { format!("{l}\n") };
         std::fs::write(&file, text(PathBuf::from(protocol(name))).lines().map(line).collect::<String>()).unwrap();
         file
     });
