@@ -47,6 +47,9 @@ struct Row {
     against: Vec<String>,
     floor: Option<f64>,
     goal: Option<f64>,
+    /// Since when ours does the work otherwise; older runs are shown as such.
+    #[serde(default)]
+    changed: Option<String>,
 }
 
 #[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
@@ -218,11 +221,15 @@ fn other_tier(tier: &str, rows: &[Row], runs: &Runs) -> String {
 }
 
 fn measured(row: &Row, run: &Run) -> Option<(String, String)> {
-    match row.measure {
+    let (mut figure, medians) = match row.measure {
         Measure::Speed => speed(row, run),
         Measure::Rss | Measure::ExtraRss => memory(row, run),
         Measure::Exponent => exponents(row, run),
+    }?;
+    if row.changed.as_ref().is_some_and(|changed| run.date < *changed) {
+        figure += "; older than today's code, which does this work otherwise";
     }
+    Some((figure, medians))
 }
 
 fn table_row(row: &Row, run: Option<&Run>) -> String {
@@ -369,6 +376,9 @@ mod tests {
         ] {
             assert!(table_row(&row(), Some(&run(seconds))).contains(expected));
         }
+        let changed = |date: &str| Row { changed: Some(date.to_owned()), ..row() };
+        let older = |row| table_row(&row, Some(&run([1.0, 5.0]))).contains("older than today's code");
+        assert_eq!((older(changed("9")), older(changed("0")), older(row())), (true, false, false));
         assert!(table_row(&row(), None).contains("not measured"));
     }
 
