@@ -98,7 +98,10 @@ def main():
     torch.set_num_threads(2)
     sam = sam_model_registry["vit_b"](checkpoint=args.weights).eval()
     best = json.loads(subprocess.run([args.samclip, "version", "--json"], stdout=subprocess.PIPE, check=True).stdout)["isa"]
-    tiers = TIERS[[isa for isa, _ in TIERS].index(best):]
+    names = [isa for isa, _ in TIERS]
+    if best not in names:
+        parser.error(f"this processor's best tier is {best}: expected one of {', '.join(names)}")
+    tiers = TIERS[names.index(best):]
     found = {tier: [] for tier in [*tiers, PEER]}
     with tempfile.TemporaryDirectory(prefix="samclip-accuracy-") as folder:
         folder = pathlib.Path(folder)
