@@ -5,8 +5,8 @@
 PyTorch (segment_anything as published) computes embedding and mask logits; `samclip weights check` compares, once
 per tier: relative L2 of the embedding and the smallest IoU of the three masks. PyTorch's own bf16 is the last row.
 The embedded model (`samclip segment --multimask`) is compared with itself in f32, per mask.
-Tiers that the processor lacks are left out. Writes benches/runs/DATE_accuracy.json, which `xtask bench-table` reads. WEIGHTS.pth is what peers/make_inputs.py
-writes.
+Tiers that the processor lacks are left out. Writes benches/runs/DATE_accuracy.json, which `xtask bench-table`
+reads. WEIGHTS.pth is what peers/make_inputs.py writes.
 """
 
 import argparse
@@ -27,7 +27,8 @@ from segment_anything import sam_model_registry
 from segment_anything.utils.transforms import ResizeLongestSide
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-TIERS = [("amx", "bf16"), ("avx512bf16", "bf16"), ("avx512", "f32"), ("avx2", "f32")]
+# Fastest first.
+TIERS = [("amx", "bf16"), ("amx", "f32"), ("avx512bf16", "bf16"), ("avx512", "f32"), ("avx2", "f32")]
 PEER = ("PyTorch", "bf16 autocast")
 
 
@@ -114,12 +115,14 @@ def main():
     rows = [
         {"isa": isa, "precision": precision, "photos": len(values),
          "relative_l2_median": float(np.median([v[0] for v in values])), "relative_l2_max": max(v[0] for v in values),
-         "mask_iou_mean": float(np.mean([v[1] for v in values])), "mask_iou_median": float(np.median([v[1] for v in values])), "mask_iou_min": min(v[1] for v in values)}
+         "mask_iou_mean": float(np.mean([v[1] for v in values])), "mask_iou_median": float(np.median([v[1] for v in values])),
+         "mask_iou_min": min(v[1] for v in values)}
         for (isa, precision), values in found.items()
     ]
     now = datetime.datetime.now(datetime.timezone.utc)
     run = {"kind": "accuracy", "date": now.isoformat(timespec="seconds"), "command": "python benches/accuracy.py SAM_VIT_B.pth PHOTO…",
-           "cpu": compare.read("/proc/cpuinfo", "model name"), "photos": [pathlib.Path(p).name for p in args.photos], "torch": torch.__version__, "rows": rows, "trained": trained(args)}
+           "cpu": compare.read("/proc/cpuinfo", "model name"), "photos": [pathlib.Path(p).name for p in args.photos],
+           "torch": torch.__version__, "rows": rows, "trained": trained(args)}
     path = ROOT / "benches/runs" / f"{now:%Y-%m-%dT%H%M}_accuracy.json"
     path.write_text(json.dumps(run, indent=1) + "\n")
     print(path)

@@ -1,4 +1,4 @@
-//! Matrices to packed bf16: the layouts of `bf16.rs` from f32 rows, columns or strided elements.
+//! Matrices to packed bf16: the layouts of `bf16.rs` from dense rows or columns of f32.
 use crate::engine::Mat;
 use crate::simd::transpose_16;
 use std::arch::x86_64::*;
@@ -25,10 +25,9 @@ pub(crate) unsafe fn pack(src: Mat, outer: usize, k: usize, dst: *mut u16, rows:
                 let s = src.at(o * 16, kb * 32);
                 if outer_contiguous {
                     read_pairs(s, live, depth, &mut t);
-                } else if src.cs == 1 {
-                    read_rows(s, live, depth, &mut t);
                 } else {
-                    read_strided(s, live, depth, &mut t);
+                    debug_assert_eq!(src.cs, 1);
+                    read_rows(s, live, depth, &mut t);
                 }
                 if rows == outer_contiguous {
                     transpose(&mut t);
@@ -78,20 +77,6 @@ unsafe fn read_pairs(s: Mat, live: usize, depth: usize, t: &mut [__m512i; 16]) {
             *v = _mm512_permutexvar_epi16(interleave, ab);
         }
     }
-}
-
-/// As `read_rows` for a source contiguous in neither direction.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-unsafe fn read_strided(s: Mat, live: usize, depth: usize, t: &mut [__m512i; 16]) {
-    let mut buf = [0.0f32; 16 * 32];
-    for i in 0..live {
-        for p in 0..depth {
-            // SAFETY: (i, p) is inside live x depth.
-            buf[i * 32 + p] = unsafe { *s.ptr.add(i * s.rs + p * s.cs) };
-        }
-    }
-    // SAFETY: the buffer is 16 x 32.
-    unsafe { read_rows(Mat { ptr: buf.as_ptr(), rs: 32, cs: 1 }, live, depth, t) }
 }
 
 /// The first `n` of 16 lanes.

@@ -18,7 +18,7 @@ pub enum Precision {
     Bf16,
 }
 
-/// A strided matrix: element (i, j) at `ptr + i * rs + j * cs`.
+/// A matrix whose rows or columns are dense: element (i, j) at `ptr + i * rs + j * cs`, and one of the strides is 1.
 #[derive(Clone, Copy)]
 pub(crate) struct Mat {
     pub ptr: *const f32,
@@ -231,25 +231,13 @@ unsafe fn pack_panels<S: Simd>(s: S, src: Mat, outer: usize, k: usize, dst: *mut
                 for p in 0..k {
                     std::ptr::copy_nonoverlapping(from.add(p * src.cs), d.add(p * w), live);
                 }
-            } else if src.cs == 1 {
+            } else {
+                debug_assert_eq!(src.cs, 1);
                 for p in (0..k).step_by(16) {
                     for i in (0..live).step_by(16) {
                         let size = (16.min(live - i), 16.min(k - p));
                         s.transpose(from.add(i * src.rs + p), src.rs, size, d.add(p * w + i), w);
                     }
-                }
-            } else {
-                // Eight depths at a time keep the strided reads in cache lines.
-                let mut p0 = 0;
-                while p0 < k {
-                    let pn = 8.min(k - p0);
-                    for i in 0..live {
-                        let row = from.add(i * src.rs + p0 * src.cs);
-                        for p in 0..pn {
-                            *d.add((p0 + p) * w + i) = *row.add(p * src.cs);
-                        }
-                    }
-                    p0 += 8;
                 }
             }
         }

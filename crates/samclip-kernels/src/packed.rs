@@ -127,11 +127,6 @@ impl PackedLinear {
         dispatch(LayoutName(precision))
     }
 
-    /// How its products multiply.
-    pub fn precision(&self) -> Precision {
-        self.precision
-    }
-
     /// Whether the packed form is the one that `precision` takes now.
     pub fn fits(&self, precision: Precision) -> bool {
         self.precision == precision && self.isa == isa::current()

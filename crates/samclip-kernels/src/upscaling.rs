@@ -1,9 +1,10 @@
 //! Image tokens of the mask decoder to mask logits: two transposed convolutions and the product
 //! with each mask's weights, a few tokens at a time (`segment_anything`
 //! `modeling/mask_decoder.py`, `output_upscaling` and what follows). The upscaled map, thirty times
-//! the size of the masks' logits, exists for one chunk only. Twin: `samclip-models` `tests/parity_sam.rs`.
+//! the size of the masks' logits, exists for one chunk only. In f32: what is rounded here stands in the mask
+//! (docs/decisions/0017). Twin: `samclip-models` `tests/parity_sam.rs`.
 use crate::block::{Activation, Norm};
-use crate::engine::{Engine, Mat, with_engine};
+use crate::engine::{Engine, F32, Mat, Precision};
 use crate::norm::norm_row;
 use crate::packed::PackedLinear;
 use crate::scratch::{Scratch, SharedPtr};
@@ -11,13 +12,12 @@ use crate::simd::{Kernel, Simd, Unit, dispatch};
 use crate::two_way::ImageSide;
 use rayon::prelude::*;
 
-
 /// Image tokens of one step.
 const CHUNK: usize = 32;
 /// Image tokens of one task where there are few prompts.
 const RANGE: usize = 512;
 
-/// Weights of the two transposed convolutions, kernel and stride 2.
+/// Weights of the two transposed convolutions, kernel and stride 2, packed for f32.
 #[derive(Debug)]
 pub struct Upscaling {
     /// `[4 C/4, C]`: sub-pixels (row, column) times channels.
@@ -33,11 +33,12 @@ impl Upscaling {
     /// weights `hyper` `[P, M, C/8]`, into `out`. Prompts that `keep` leaves out are not written.
     ///
     /// # Panics
-    /// When sizes do not fit each other.
+    /// When sizes do not fit each other, or a map is packed for another precision.
     pub fn masks(&self, side: &ImageSide, (h, w): (usize, usize), hyper: &[f32], keep: &[bool], out: &mut [f32]) {
         let ((n, dim), prompts) = (side.size(), side.prompts());
         let (c4, c8) = (self.norm.weight.len(), self.second.size().0 / 4);
         assert_eq!((self.first.size(), self.second.size()), ((4 * c4, dim), (4 * c8, c4)), "upscaling: maps of another width");
+        assert!([&self.first, &self.second].iter().all(|map| map.fits(Precision::F32)), "upscaling: maps not packed for f32");
         assert_eq!(h * w, n, "upscaling: the grid {h} x {w} does not have {n} tokens");
         assert_eq!(self.second.blocks().count(), 1, "upscaling: {c4} channels are more than one block of depth");
         let masks = hyper.len().checked_div(prompts * c8).unwrap_or(0);
@@ -49,7 +50,7 @@ impl Upscaling {
         let to = SharedPtr::of(out);
         let parts = n.div_ceil(RANGE);
         let hyper: Vec<PackedLinear> =
-            hyper.chunks_exact(masks * c8).map(|rows| PackedLinear::new(self.first.precision(), rows, c8, &[])).collect();
+            hyper.chunks_exact(masks * c8).map(|rows| PackedLinear::new(Precision::F32, rows, c8, &[])).collect();
         (0..prompts * parts).into_par_iter().for_each(|task| {
             let (prompt, first) = (task / parts, task % parts * RANGE);
             if !keep[prompt] {
@@ -74,25 +75,25 @@ struct Upscale<'a> {
 impl Kernel for Upscale<'_> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(self, s: S, unit: Unit) {
-        // SAFETY: `s` and `unit` prove the instruction set; lengths were checked by `Upscaling::masks`.
-        with_engine!(s, unit, self.up.first.precision(), |e| unsafe { self.on(s, e) })
+    fn run<S: Simd>(self, s: S, _unit: Unit) {
+        // SAFETY: `s` proves the instruction set; lengths were checked by `Upscaling::masks`.
+        unsafe { self.on(s) }
     }
 }
 
 impl Upscale<'_> {
     /// # Safety
-    /// The instruction set of `e` is present; no other task writes these tokens' pixels.
+    /// No other task writes these tokens' pixels.
     #[inline(always)]
-    unsafe fn on<S: Simd, E: Engine>(self, s: S, e: E) {
+    unsafe fn on<S: Simd>(self, s: S) {
+        let e = F32(s);
         let (Upscaling { first, norm, second }, (n, dim)) = (self.up, self.side.size());
         let (c4, (c8x4, _), (masks, c8)) = (norm.weight.len(), second.size(), self.hyper.size());
-        let words = first.input_words::<E>(CHUNK).max(second.input_words::<E>(4 * CHUNK));
-        let a = Scratch::take(words.max(self.hyper.input_words::<E>(16 * CHUNK)));
+        let words = first.input_words::<F32<S>>(CHUNK).max(second.input_words::<F32<S>>(4 * CHUNK));
+        let a = Scratch::take(words.max(self.hyper.input_words::<F32<S>>(16 * CHUNK)));
         let (y, z) = (Scratch::take(CHUNK * 4 * c4.max(4 * masks)), Scratch::take(4 * CHUNK * c8x4));
         // SAFETY: contract above; buffers have the sizes of a chunk.
         unsafe {
-            e.begin();
             for row in (self.rows.0..self.rows.1).step_by(CHUNK) {
                 let rows = CHUNK.min(self.rows.1 - row);
                 let (base, stride) = self.side.rows();
@@ -110,7 +111,6 @@ impl Upscale<'_> {
                     self.place(row + t, n, masks, y.ptr().add(t * 16 * masks));
                 }
             }
-            e.end();
         }
     }
 

@@ -3,7 +3,7 @@
 mod common;
 
 use burn::tensor::Tensor;
-use common::{Fixture, RING_1, close, max_delta, values};
+use common::{Fixture, RING_1, close, max_delta, sam, tiny_sam, values};
 use samclip_models::init::Init;
 use samclip_models::ops::{self, Interpolation};
 use samclip_models::sam::{
@@ -11,33 +11,6 @@ use samclip_models::sam::{
     rel_pos_rows,
 };
 use samclip_models::state;
-
-fn tiny() -> SamConfig {
-    SamConfig {
-        image_encoder: VitDetConfig {
-            img_size: 112,
-            embed_dim: 32,
-            depth: 4,
-            num_heads: 2,
-            mlp_ratio: 4,
-            out_chans: 32,
-            window_size: 3,
-            global_attn_indexes: vec![1, 3],
-            stem: Stem::Patch,
-        },
-        mask_decoder: MaskDecoderConfig {
-            transformer_dim: 32,
-            depth: 2,
-            num_heads: 8,
-            mlp_dim: 64,
-            iou_head_hidden_dim: 32,
-        },
-    }
-}
-
-fn sam(fixture: &Fixture) -> Sam {
-    fixture.load(tiny().init(&mut Init::zeros(&fixture.device)))
-}
 
 fn vit_det(sam: &Sam) -> &VitDet {
     match &sam.image_encoder {
@@ -184,7 +157,7 @@ fn a_limit_of_predicted_iou_leaves_out_whole_prompts_only() {
 #[test]
 fn the_kept_position_embedding_lives_with_its_model() {
     use burn::module::Module;
-    let training = tiny().init(&mut Init::seeded(0, &samclip_models::Device::flex().autodiff())).prompt_encoder;
+    let training = tiny_sam().init(&mut Init::seeded(0, &samclip_models::Device::flex().autodiff())).prompt_encoder;
     for _ in 0..2 {
         assert!(ops::tracks_gradients(&training.dense_pe([4, 5])));
         assert!(!ops::tracks_gradients(&training.valid().dense_pe([4, 5])));

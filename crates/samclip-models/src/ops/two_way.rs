@@ -124,8 +124,7 @@ impl MaskMaps {
 pub struct Upscaling(kernels::Upscaling);
 
 impl Upscaling {
-    /// Weights [in, out, 2, 2] and biases [out] of both, and the norm between them. In f32: what is rounded here
-    /// stands in the mask.
+    /// Weights [in, out, 2, 2] and biases [out] of both, and the norm between them.
     pub fn new(
         first: (Tensor<4>, Tensor<1>),
         (weight, bias, eps): (Tensor<1>, Tensor<1>, f64),

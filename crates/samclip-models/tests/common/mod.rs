@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
+use samclip_models::init::Init;
+use samclip_models::sam::{MaskDecoderConfig, Sam, SamConfig, Stem, VitDetConfig};
 use samclip_models::state;
 use samclip_weights::StateDict;
 
@@ -51,6 +53,35 @@ impl Fixture {
     pub fn check<const D: usize>(&self, name: &str, got: Tensor<D>) {
         close(name, got, self.get(name), RING_1);
     }
+}
+
+/// The SAM of fixtures/sam/generate.py.
+pub fn tiny_sam() -> SamConfig {
+    SamConfig {
+        image_encoder: VitDetConfig {
+            img_size: 112,
+            embed_dim: 32,
+            depth: 4,
+            num_heads: 2,
+            mlp_ratio: 4,
+            out_chans: 32,
+            window_size: 3,
+            global_attn_indexes: vec![1, 3],
+            stem: Stem::Patch,
+        },
+        mask_decoder: MaskDecoderConfig {
+            transformer_dim: 32,
+            depth: 2,
+            num_heads: 8,
+            mlp_dim: 64,
+            iou_head_hidden_dim: 32,
+        },
+    }
+}
+
+/// It with the fixture's weights.
+pub fn sam(fixture: &Fixture) -> Sam {
+    fixture.load(tiny_sam().init(&mut Init::zeros(&fixture.device)))
 }
 
 /// max |Δ| of two tensors of one shape.
