@@ -7,7 +7,7 @@ use common::{Fixture, RING_1, close, max_delta, sam, tiny_sam, values};
 use samclip_models::init::Init;
 use samclip_models::ops::{self, Interpolation};
 use samclip_models::sam::{
-    Block, ImageEncoder, MaskDecoderConfig, MaskLogits, MaskOutput, PromptInput, Sam, SamConfig, Stem, VitDet, VitDetConfig,
+    Block, ImageEncoder, MaskLogits, MaskOutput, PromptInput, Sam, SamConfig, Stem, VitDet, VitDetConfig,
     rel_pos_rows,
 };
 use samclip_models::state;
