@@ -59,7 +59,7 @@ async fn a_session_from_dropped_photo_to_coco_file() {
     let cat = photo("cat.jpg");
     page.drop_photos(std::slice::from_ref(&cat)).await;
 
-    page.find("dog").await;
+    page.find("cat").await;
     page.settled().await;
     page.keys(&["n"]).await;
     page.click([120, 60], Hand::Left).await;
@@ -77,7 +77,7 @@ async fn a_session_from_dropped_photo_to_coco_file() {
     }
     let corners = corners.iter().map(f64::to_string).collect::<Vec<_>>().join(",");
     let expected = [
-        ("dog", segment(&cat, &["--text", "dog"])[0]["segmentation"].clone()),
+        ("cat", segment(&cat, &["--text", "cat"])[0]["segmentation"].clone()),
         (
             "object",
             segment(&cat, &["--point", "120,60,1", "--point", "300,200,0"])[0]["segmentation"].clone(),
@@ -109,7 +109,7 @@ async fn a_session_from_dropped_photo_to_coco_file() {
     assert_ne!(erased[0].1, whole[0].1, "the eraser takes pixels away");
     assert_eq!(erased[1..], whole[1..]);
     let area = |file: &Value, i: usize| file["annotations"][i]["area"].as_u64().expect("an area");
-    let before = segment(&cat, &["--text", "dog"])[0]["area"].as_u64().expect("an area");
+    let before = segment(&cat, &["--text", "cat"])[0]["area"].as_u64().expect("an area");
     assert!(area(&read(&erased_file), 0) < before);
 
     page.client.refresh().await.expect("the page loads again");
@@ -125,7 +125,7 @@ async fn a_session_from_dropped_photo_to_coco_file() {
     page.close().await;
 }
 
-/// PNG, COCO, LabelMe and YOLO files hold what `--format` writes.
+/// PNG, COCO, LabelMe and YOLO files hold what `--format` writes, also for a name that is not in the photo.
 #[tokio::test(flavor = "multi_thread")]
 async fn downloads_are_the_command_lines_files() {
     let Some((_server, page)) = opened(&[], false).await else { return };

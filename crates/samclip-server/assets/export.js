@@ -14,17 +14,22 @@ export const FORMATS = {
   yolo: ['YOLO', 'One text file with polygons per photo, and classes.txt'],
 };
 
-/** The objects of a photo that have something to export. */
-export function exported(photo) {
+/** The objects of a photo that have an answer. An empty one is a name asked for and not found: it is numbered as well. */
+function answered(photo) {
   return objects(photo).map((object) => {
     const mask = maskOf(photo, object);
-    return mask && area(mask) > 0 ? { object, mask, label: object.name || 'object' } : null;
+    return mask ? { object, mask, label: object.name || 'object' } : null;
   }).filter(Boolean);
 }
 
+const found = ({ mask }) => area(mask) > 0;
+
+/** The objects of a photo that have something to export. */
+export const exported = (photo) => answered(photo).filter(found);
+
 /** {name, blob} of a download, or null when there is nothing to export. */
 export async function pack(format, photos, progress) {
-  const items = photos.map((photo) => ({ photo, entries: exported(photo) })).filter(({ entries }) => entries.length);
+  const items = photos.map((photo) => ({ photo, entries: answered(photo) })).filter(({ entries }) => entries.some(found));
   if (!items.length) return null;
   const names = uniqueNames(items.map(({ photo }) => photo));
   const files = await WRITERS[format](items.map((item, i) => ({ ...item, stem: names[i] })), progress);
@@ -83,6 +88,7 @@ const WRITERS = {
       images.push({ id: image_id, file_name: fileName(photo, items), width: photo.width, height: photo.height });
       for (const { object, mask, label } of entries) {
         if (!categories.includes(label)) categories.push(label);
+        if (!area(mask)) continue;
         annotations.push({
           id: annotations.length + 1, image_id, category_id: categories.indexOf(label) + 1,
           segmentation: { size: mask.size, counts: mask.counts }, bbox: bbox(mask), area: area(mask), iscrowd: 0,

@@ -1,4 +1,5 @@
-//! COCO's instance JSON with run-length encoded masks.
+//! COCO's instance JSON with run-length encoded masks. A name that was asked for and not found keeps its category, so
+//! ids do not depend on what is in a photo; an annotation without a pixel is not written.
 
 use std::path::{Path, PathBuf};
 
@@ -29,6 +30,9 @@ impl Coco {
                 self.categories.push(label.to_owned());
                 self.categories.len() - 1
             });
+            if mask.area == 0 {
+                continue;
+            }
             self.annotations.push(json!({
                 "id": self.annotations.len() + 1, "image_id": image_id, "category_id": category + 1,
                 "segmentation": mask.segmentation, "bbox": mask.bbox, "area": mask.area, "iscrowd": 0,

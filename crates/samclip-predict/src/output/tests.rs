@@ -93,6 +93,27 @@ fn coco_has_images_categories_and_masks() {
 }
 
 #[test]
+fn a_name_that_was_not_found_keeps_its_number_and_has_no_annotation() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = Writer::new(dir.path(), &ALL).unwrap();
+    let mut record = record("cat.jpg");
+    let empty = samclip_image::Mask { width: 6, height: 4, data: vec![false; 24] };
+    let dog = &mut record.masks[0];
+    (dog.rle, dog.area, dog.bbox) = (rle::encode(&empty), 0, empty.bbox_xywh());
+    dog.segmentation = Segmentation::new(&dog.rle);
+    writer.write(&image(), &record).unwrap();
+    writer.finish().unwrap();
+    let coco = json(&dir, "coco.json");
+    assert_eq!(coco["categories"][0]["name"], "dog");
+    let annotations = coco["annotations"].as_array().unwrap();
+    assert_eq!((annotations.len(), &annotations[0]["id"]), (1, &serde_json::json!(1)));
+    assert_eq!(annotations[0]["category_id"], 2, "the unnamed object's");
+    assert_eq!(std::fs::read_to_string(dir.path().join("classes.txt")).unwrap(), "dog\nobject\n");
+    let yolo = std::fs::read_to_string(dir.path().join("cat.txt")).unwrap();
+    assert!(yolo.lines().all(|line| line.starts_with("1 ")), "{yolo}");
+}
+
+#[test]
 fn sa1b_labelme_yolo_and_csv_hold_the_same_masks() {
     let (dir, _) = write_all(&["cat.jpg"]);
     let sa1b = json(&dir, "cat_sa1b.json");
