@@ -7,8 +7,7 @@ use common::{Fixture, RING_1, close, max_delta, sam, tiny_sam, values};
 use samclip_models::init::Init;
 use samclip_models::ops::{self, Interpolation};
 use samclip_models::sam::{
-    Block, ImageEncoder, MaskLogits, MaskOutput, PromptInput, Sam, SamConfig, Stem, VitDet, VitDetConfig,
-    rel_pos_rows,
+    Block, ImageEncoder, MaskLogits, MaskOutput, PromptInput, Sam, SamConfig, VitDet, VitDetConfig, rel_pos_rows,
 };
 use samclip_models::state;
 
@@ -179,7 +178,7 @@ fn a_batch_of_images_equals_each_image_alone() {
 #[test]
 fn a_windowed_block_at_28_is_four_calls_at_14() {
     let fixture = Fixture::open("sam/windows_28");
-    let config = VitDetConfig { depth: 1, window_size: 14, img_size: 224, global_attn_indexes: vec![], ..tiny_encoder() };
+    let config = VitDetConfig { depth: 1, window_size: 14, img_size: 224, global_attn_indexes: vec![], ..tiny_sam().image_encoder };
     let encoder = config.init(&mut Init::zeros(&fixture.device));
     let block: Block = fixture.load(encoder.blocks.into_iter().next().expect("one block"));
     let x: Tensor<4> = fixture.get("x");
@@ -189,20 +188,6 @@ fn a_windowed_block_at_28_is_four_calls_at_14() {
     for (row, col) in [(0, 0), (0, 14), (14, 0), (14, 14)] {
         let part = |t: &Tensor<4>| t.clone().slice([0..1, row..row + 14, col..col + 14]);
         close(&format!("window at {row}, {col}"), block.forward(part(&x)), part(&y), RING_1);
-    }
-}
-
-fn tiny_encoder() -> VitDetConfig {
-    VitDetConfig {
-        img_size: 112,
-        embed_dim: 32,
-        depth: 4,
-        num_heads: 2,
-        mlp_ratio: 4,
-        out_chans: 32,
-        window_size: 3,
-        global_attn_indexes: vec![1, 3],
-        stem: Stem::Patch,
     }
 }
 

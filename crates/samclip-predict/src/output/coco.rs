@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{file_name, write_json};
+use super::{file_name, number, write_json};
 use crate::error::PredictError;
 use crate::record::MaskImage;
 
@@ -24,12 +24,7 @@ impl Coco {
             "id": image_id, "file_name": file_name(record), "width": record.width, "height": record.height,
         }));
         for mask in &record.masks {
-            let label = mask.label();
-            let known = self.categories.iter().position(|name| name == label);
-            let category = known.unwrap_or_else(|| {
-                self.categories.push(label.to_owned());
-                self.categories.len() - 1
-            });
+            let category = number(&mut self.categories, mask.label());
             if mask.area == 0 {
                 continue;
             }

@@ -129,6 +129,14 @@ pub fn create_folder(folder: &Path) -> Result<(), PredictError> {
     std::fs::remove_file(&probe).map_err(error)
 }
 
+/// The place of a label among the names so far; a new one goes to the end.
+fn number(names: &mut Vec<String>, label: &str) -> usize {
+    names.iter().position(|name| name == label).unwrap_or_else(|| {
+        names.push(label.to_owned());
+        names.len() - 1
+    })
+}
+
 fn write_bytes(path: PathBuf, bytes: &[u8]) -> Result<PathBuf, PredictError> {
     samclip_image::write_atomic(&path, bytes)?;
     Ok(path)

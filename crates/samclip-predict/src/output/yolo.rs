@@ -5,18 +5,14 @@ use std::path::{Path, PathBuf};
 
 use samclip_image::{polygons, rle};
 
-use super::write_bytes;
+use super::{number, write_bytes};
 use crate::error::PredictError;
 use crate::record::MaskImage;
 
 pub(super) fn write(path: &Path, record: &MaskImage, classes: &mut Vec<String>) -> Result<PathBuf, PredictError> {
     let mut lines = String::new();
     for mask in &record.masks {
-        let label = mask.label();
-        let class = classes.iter().position(|name| name == label).unwrap_or_else(|| {
-            classes.push(label.to_owned());
-            classes.len() - 1
-        });
+        let class = number(classes, mask.label());
         for ring in polygons(&rle::decode(&mask.rle)).iter().filter(|ring| ring.len() >= 3) {
             let _ = write!(lines, "{class}");
             for [x, y] in ring {
