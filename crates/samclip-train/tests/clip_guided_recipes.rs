@@ -67,6 +67,15 @@ fn the_tables_vary_what_they_say() {
     same("table8/frozen.toml", &|r| r.train.clip_blocks = 0);
     same("table8/dense_off.toml", &|r| r.prompts.dense = false);
     same("table9/bce_iou.toml", &|r| r.objective.losses.dice = 0.0);
+    let trained = |path: &PathBuf| !path.ends_with("vanilla.toml") && !path.ends_with("modified.toml");
+    let tables = [2, 3, 6, 7, 8, 9].map(|table| below(&root().join(format!("nano/table{table}"))));
+    for path in tables.iter().flatten().filter(|path| trained(path)) {
+        let (found, _) = GuidedRecipe::open(path).unwrap();
+        let mut optimizer = ours.optimizer.clone();
+        optimizer.decay_steps += found.objective.clip_alone_steps;
+        let rows = (found.steps, &found.data, &found.optimizer);
+        assert_eq!(rows, (200 + found.objective.clip_alone_steps, &ours.data, &optimizer), "{}", path.display());
+    }
 }
 
 fn options(data: &Path, out: &Path) -> RunOptions {
