@@ -20,22 +20,44 @@ pub(crate) unsafe fn pack(src: Mat, outer: usize, k: usize, dst: *mut u16, rows:
         // loads are masked to `live` x `depth`; the tile is inside dst.
         unsafe {
             let d = dst.add(((o / 2 * kt + kb) * 2 + o % 2) * 512).cast::<__m512i>();
-            let mut t = [_mm512_setzero_si512(); 16];
-            if live > 0 {
-                let s = src.at(o * 16, kb * 32);
-                if outer_contiguous {
-                    read_pairs(s, live, depth, &mut t);
-                } else {
-                    debug_assert_eq!(src.cs, 1);
-                    read_rows(s, live, depth, &mut t);
-                }
-                if rows == outer_contiguous {
-                    transpose(&mut t);
-                }
+            if live == 0 {
+                (0..16).for_each(|r| _mm512_store_si512(d.add(r), _mm512_setzero_si512()));
+                continue;
             }
-            for (r, v) in t.into_iter().enumerate() {
-                _mm512_store_si512(d.add(r), v);
+            let s = src.at(o * 16, kb * 32);
+            debug_assert!(outer_contiguous || src.cs == 1);
+            let turn = rows == outer_contiguous;
+            match (live == 16 && depth == 32, outer_contiguous, turn) {
+                (true, true, true) => tile::<true, true, true>(s, live, depth, d),
+                (true, true, false) => tile::<true, true, false>(s, live, depth, d),
+                (true, false, true) => tile::<true, false, true>(s, live, depth, d),
+                (true, false, false) => tile::<true, false, false>(s, live, depth, d),
+                (false, true, true) => tile::<false, true, true>(s, live, depth, d),
+                (false, true, false) => tile::<false, true, false>(s, live, depth, d),
+                (false, false, true) => tile::<false, false, true>(s, live, depth, d),
+                (false, false, false) => tile::<false, false, false>(s, live, depth, d),
             }
+        }
+    }
+}
+
+/// One tile. `FULL`: 16 outer elements and 32 depths, bounds that keep it in registers.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+unsafe fn tile<const FULL: bool, const CONTIGUOUS: bool, const TURN: bool>(s: Mat, live: usize, depth: usize, d: *mut __m512i) {
+    let (live, depth) = if FULL { (16, 32) } else { (live, depth) };
+    let mut t = [_mm512_setzero_si512(); 16];
+    // SAFETY: contract of `pack`.
+    unsafe {
+        if CONTIGUOUS {
+            read_pairs(s, live, depth, &mut t);
+        } else {
+            read_rows(s, live, depth, &mut t);
+        }
+        if TURN {
+            transpose(&mut t);
+        }
+        for (r, &v) in t.iter().enumerate() {
+            _mm512_store_si512(d.add(r), v);
         }
     }
 }

@@ -1,12 +1,15 @@
-//! AdamW, gradient clipping and the learning-rate schedule.
+//! AdamW, Muon, gradient clipping and the learning-rate schedule.
 //!
 //! Paper: AdamW (arXiv:1711.05101) alg. 2. Reference: torch.optim.AdamW,
 //! torch.nn.utils.clip_grad_norm_. Parity: `tests/losses.rs`, five clipped steps, and
 //! `tests/parity_steps.rs`, twenty steps of a whole model.
 
-use crate::parameters::Parameters;
+mod muon;
+
+use crate::parameters::{Parameters, TensorState};
 use crate::recipe::Optimizer;
 use rayon::prelude::*;
+use samclip_models::ops;
 
 /// torch's default.
 const EPS: f32 = 1e-8;
@@ -36,32 +39,23 @@ pub fn gradient_norm(parameters: &Parameters) -> f32 {
     squares.iter().sum::<f64>().sqrt() as f32
 }
 
-/// One AdamW step on every trainable tensor that has a gradient, after scaling the
-/// gradient to `clip_norm`. Clears the gradients; returns the norm before clipping.
+/// One step of AdamW, or of Muon where the recipe says so, on every trainable tensor that has a gradient, after
+/// scaling the gradient to `clip_norm`. Clears the gradients; returns the norm before clipping.
 /// As in torch, a tensor without a gradient neither moves nor decays nor counts the step.
 pub fn step(parameters: &mut Parameters, optimizer: &Optimizer, lr: f32) -> f32 {
     let norm = gradient_norm(parameters);
     let clip = (optimizer.clip_norm / (norm + 1e-6)).min(1.0);
-    let [beta1, beta2] = optimizer.betas;
+    let precision = ops::precision();
     parameters.tensors_mut().par_iter_mut().for_each(|tensor| {
         if tensor.grad.is_empty() {
             return;
         }
         tensor.updates += 1;
-        let t = tensor.updates as i32;
-        let correction1 = (1.0 - f64::from(beta1).powi(t)) as f32;
-        let correction2 = (1.0 - f64::from(beta2).powi(t)).sqrt() as f32;
         let rate = lr * tensor.lr_scale;
         let keep = 1.0 - rate * if tensor.decays { optimizer.weight_decay } else { 0.0 };
-        let size = rate / correction1;
-        let value = tensor.value.iter_mut().zip(&tensor.grad);
-        let moments = tensor.mean.iter_mut().zip(tensor.square.iter_mut());
-        for ((w, &g), (m, v)) in value.zip(moments) {
-            let g = g * clip;
-            *w *= keep;
-            *m += (1.0 - beta1) * (g - *m);
-            *v = beta2 * *v + (1.0 - beta2) * g * g;
-            *w -= size * *m / (v.sqrt() / correction2 + EPS);
+        match &optimizer.muon {
+            Some(options) if tensor.muon => muon::step(tensor, precision, options.momentum, clip, rate, keep),
+            _ => adamw(tensor, optimizer.betas, clip, rate, keep),
         }
         tensor.grad.clear();
         if let Some(decay) = optimizer.ema_decay {
@@ -71,6 +65,22 @@ pub fn step(parameters: &mut Parameters, optimizer: &Optimizer, lr: f32) -> f32 
         }
     });
     norm
+}
+
+fn adamw(tensor: &mut TensorState, [beta1, beta2]: [f32; 2], clip: f32, rate: f32, keep: f32) {
+    let t = tensor.updates as i32;
+    let correction1 = (1.0 - f64::from(beta1).powi(t)) as f32;
+    let correction2 = (1.0 - f64::from(beta2).powi(t)).sqrt() as f32;
+    let size = rate / correction1;
+    let value = tensor.value.iter_mut().zip(&tensor.grad);
+    let moments = tensor.mean.iter_mut().zip(tensor.square.iter_mut());
+    for ((w, &g), (m, v)) in value.zip(moments) {
+        let g = g * clip;
+        *w *= keep;
+        *m += (1.0 - beta1) * (g - *m);
+        *v = beta2 * *v + (1.0 - beta2) * g * g;
+        *w -= size * *m / (v.sqrt() / correction2 + EPS);
+    }
 }
 
 #[cfg(test)]
@@ -90,6 +100,7 @@ mod tests {
             clip_norm: 1.0,
             accumulate: 1,
             ema_decay: None,
+            muon: None,
             groups: Vec::new(),
         };
         let rate = |step| learning_rate(&optimizer, step, 30);

@@ -1,4 +1,4 @@
-//! Every tensor of a run as named f32 state: values, gradients, AdamW's moments.
+//! Every tensor of a run as named f32 state: values, gradients, the optimizer's moments.
 //!
 //! The master copy lives here, in the order of the model's names with the auxiliary
 //! tensors (`aux.*`, training only) after them; the burn module is rebuilt from it
@@ -27,9 +27,9 @@ pub struct TensorState {
     pub value: Vec<f32>,
     /// Gradient of this step; empty where none arrived.
     pub grad: Vec<f32>,
-    /// AdamW's running mean; empty where frozen.
+    /// Running mean of the gradient; empty where frozen.
     pub mean: Vec<f32>,
-    /// AdamW's running mean of squares; empty where frozen.
+    /// AdamW's running mean of squares; empty where frozen and under Muon.
     pub square: Vec<f32>,
     /// Running mean of the value; empty without EMA or where frozen.
     pub ema: Vec<f32>,
@@ -39,6 +39,8 @@ pub struct TensorState {
     pub trainable: bool,
     /// Whether weight decay applies.
     pub decays: bool,
+    /// Whether Muon updates it, not AdamW.
+    pub muon: bool,
     /// Factor on the learning rate.
     pub lr_scale: f32,
 }
@@ -202,14 +204,17 @@ fn tensor(
         .rev()
         .find(|group| glob::matches(&group.pattern, &name))
         .map_or(1.0, |group| group.lr_scale);
+    let decays = decays(&name, &shape);
+    let muon = trainable && decays && optimizer.muon.as_ref().is_some_and(|m| glob::any(&m.patterns, &name));
     let ema = optimizer.ema_decay.filter(|_| trainable).map_or_else(Vec::new, |_| value.clone());
     TensorState {
         ema,
         updates: 0,
-        decays: decays(&name, &shape),
+        decays,
+        muon,
         grad: Vec::new(),
         mean: vec![0.0; moments],
-        square: vec![0.0; moments],
+        square: vec![0.0; if muon { 0 } else { moments }],
         name,
         shape,
         value,

@@ -145,6 +145,9 @@ pub struct Optimizer {
     /// absent: off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema_decay: Option<f32>,
+    /// Matrices and convolutions that Muon updates instead of AdamW; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub muon: Option<Muon>,
     /// Rate multipliers; the last match counts.
     #[serde(default, rename = "group")]
     pub groups: Vec<Group>,
@@ -156,6 +159,17 @@ fn one() -> usize {
 
 fn is_one(n: &usize) -> bool {
     *n == 1
+}
+
+/// Which tensors Muon updates; rates, decay and clipping are AdamW's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Muon {
+    /// Patterns over tensor names; of the matches, biases, norms, positions and tokens stay with AdamW.
+    #[serde(rename = "match")]
+    pub patterns: Vec<String>,
+    /// Decay of the running mean of gradients.
+    pub momentum: f32,
 }
 
 /// A rate multiplier for the tensors of a pattern.

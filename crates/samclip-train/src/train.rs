@@ -342,11 +342,13 @@ impl Trainer {
 
 /// A pattern that matches nothing trains nothing, silently.
 fn check_patterns(recipe: &Recipe, parameters: &Parameters) -> Result<(), TrainError> {
+    let muon = recipe.optimizer.muon.iter().flat_map(|m| m.patterns.iter().map(String::as_str));
     let groups = recipe.optimizer.groups.iter().map(|g| g.pattern.as_str());
     for (key, found) in [
         ("model.trainable", parameters.unmatched(recipe.model.trainable.iter().map(String::as_str))),
         ("model.fresh", parameters.unmatched(recipe.model.fresh.iter().map(String::as_str))),
         ("optimizer.group", parameters.unmatched(groups)),
+        ("optimizer.muon", parameters.unmatched(muon)),
     ] {
         if let Some(pattern) = found {
             return Err(TrainError::Invalid(format!("{key}: `{pattern}` matches no tensor")));

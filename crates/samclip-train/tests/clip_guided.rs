@@ -84,6 +84,7 @@ fn optimizer() -> Optimizer {
         clip_norm: 1.0,
         accumulate: 1,
         ema_decay: None,
+        muon: None,
         groups: vec![Group { pattern: "clip.*".to_owned(), lr_scale: 0.1 }],
     }
 }

@@ -5,7 +5,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use samclip_train::losses;
 use samclip_train::optim;
 use samclip_train::parameters::Parameters;
-use samclip_train::recipe::{Group, Model, Optimizer};
+use samclip_train::recipe::{Group, Model, Muon, Optimizer};
 use serde_json::Value;
 
 fn fixture() -> Value {
@@ -152,6 +152,7 @@ fn five_clipped_adamw_steps_in_two_groups() {
         clip_norm: 1.0,
         accumulate: 1,
         ema_decay: Some(0.9),
+        muon: None,
         groups: vec![Group { pattern: "bias".into(), lr_scale: 0.5 }],
     };
     let mut parameters = Parameters::new(&layer, &model, &optimizer);
@@ -164,5 +165,44 @@ fn five_clipped_adamw_steps_in_two_groups() {
         close("bias", &parameters.tensors()[1].value, &floats(&step["b"]), 2e-6);
         close("mean weight", &parameters.tensors()[0].ema, &floats(&step["ema_w"]), 2e-6);
         close("mean bias", &parameters.tensors()[1].ema, &floats(&step["ema_b"]), 2e-6);
+    }
+}
+
+#[derive(Module, Debug)]
+struct Pair {
+    wide_weight: Param<Tensor<2>>,
+    tall_weight: Param<Tensor<2>>,
+}
+
+#[test]
+fn five_muon_steps_of_a_wide_and_a_tall_matrix() {
+    let fixture = fixture();
+    let (start, device) = (&fixture["muon"]["start"], Device::flex().autodiff());
+    let matrix = |key: &str, shape: [usize; 2]| {
+        Param::from_tensor(Tensor::from_data(TensorData::new(floats(&start[key]), shape.to_vec()), &device))
+    };
+    let pair = Pair { wide_weight: matrix("wide", [4, 6]), tall_weight: matrix("tall", [6, 4]) };
+    let optimizer = Optimizer {
+        lr: 1e-2,
+        final_lr: 1e-2,
+        warmup_steps: 0,
+        decay_steps: 0,
+        betas: [0.9, 0.999],
+        weight_decay: 0.1,
+        clip_norm: f32::INFINITY,
+        accumulate: 1,
+        ema_decay: None,
+        muon: Some(Muon { patterns: vec!["*".into()], momentum: 0.95 }),
+        groups: vec![],
+    };
+    let mut parameters = Parameters::with_rule(&pair, |_| true, &optimizer);
+    for step in fixture["muon"]["steps"].as_array().unwrap() {
+        for (tensor, key) in parameters.tensors_mut().iter_mut().zip(["g_wide", "g_tall"]) {
+            assert!(tensor.muon && tensor.square.is_empty());
+            tensor.grad = floats(&step[key]);
+        }
+        optim::step(&mut parameters, &optimizer, 1e-2);
+        close("wide", &parameters.tensors()[0].value, &floats(&step["wide"]), 5e-6);
+        close("tall", &parameters.tensors()[1].value, &floats(&step["tall"]), 5e-6);
     }
 }

@@ -124,6 +124,7 @@ fn optimizer(training: &ProbeTraining, lr: f32) -> Optimizer {
         clip_norm: 1e6,
         accumulate: 1,
         ema_decay: None,
+        muon: None,
         groups: Vec::new(),
     }
 }

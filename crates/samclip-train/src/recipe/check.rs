@@ -37,6 +37,9 @@ fn optimizer(o: &Optimizer, steps: usize) -> Result<(), TrainError> {
     if o.accumulate == 0 {
         return fail("optimizer.accumulate must be at least 1".into());
     }
+    if let Some(muon) = o.muon.as_ref().filter(|m| !(0.0..1.0).contains(&m.momentum)) {
+        return fail(format!("optimizer.muon.momentum must lie in [0, 1), found {}", muon.momentum));
+    }
     match o.ema_decay {
         Some(decay) if !(0.0..1.0).contains(&decay) => {
             fail(format!("optimizer.ema_decay must lie in [0, 1), found {decay}"))

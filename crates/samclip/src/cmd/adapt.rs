@@ -229,6 +229,7 @@ fn optimizer(steps: usize) -> Optimizer {
         weight_decay: 0.01,
         accumulate: 1,
         ema_decay: None,
+        muon: None,
         clip_norm: 1.0,
         groups: vec![Group { pattern: "clip.*".to_owned(), lr_scale: 0.1 }],
     }
