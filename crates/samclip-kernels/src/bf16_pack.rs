@@ -27,33 +27,29 @@ pub(crate) unsafe fn pack(src: Mat, outer: usize, k: usize, dst: *mut u16, rows:
             let s = src.at(o * 16, kb * 32);
             debug_assert!(outer_contiguous || src.cs == 1);
             let turn = rows == outer_contiguous;
-            match (live == 16 && depth == 32, outer_contiguous, turn) {
-                (true, true, true) => tile::<true, true, true>(s, live, depth, d),
-                (true, true, false) => tile::<true, true, false>(s, live, depth, d),
-                (true, false, true) => tile::<true, false, true>(s, live, depth, d),
-                (true, false, false) => tile::<true, false, false>(s, live, depth, d),
-                (false, true, true) => tile::<false, true, true>(s, live, depth, d),
-                (false, true, false) => tile::<false, true, false>(s, live, depth, d),
-                (false, false, true) => tile::<false, false, true>(s, live, depth, d),
-                (false, false, false) => tile::<false, false, false>(s, live, depth, d),
+            if live == 16 && depth == 32 {
+                tile::<true>(s, [16, 32], outer_contiguous, turn, d);
+            } else {
+                tile::<false>(s, [live, depth], outer_contiguous, turn, d);
             }
         }
     }
 }
 
-/// One tile. `FULL`: 16 outer elements and 32 depths, bounds that keep it in registers.
+/// One tile, `live` outer elements and `depth` depths of it; `FULL`: all of them, bounds that keep it in registers.
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-unsafe fn tile<const FULL: bool, const CONTIGUOUS: bool, const TURN: bool>(s: Mat, live: usize, depth: usize, d: *mut __m512i) {
-    let (live, depth) = if FULL { (16, 32) } else { (live, depth) };
+unsafe fn tile<const FULL: bool>(s: Mat, size: [usize; 2], outer_contiguous: bool, turn: bool, d: *mut __m512i) {
+    let [live, depth] = if FULL { [16, 32] } else { size };
     let mut t = [_mm512_setzero_si512(); 16];
     // SAFETY: contract of `pack`.
     unsafe {
-        if CONTIGUOUS {
+        if outer_contiguous {
             read_pairs(s, live, depth, &mut t);
         } else {
             read_rows(s, live, depth, &mut t);
         }
-        if TURN {
+        if turn {
             transpose(&mut t);
         }
         for (r, &v) in t.iter().enumerate() {

@@ -5,6 +5,7 @@
 //! after each step. So rate groups, decay rules, checkpoints and the frozen part are
 //! plain loops over names.
 
+use crate::error::TrainError;
 use crate::glob;
 use crate::objectives::Leaves;
 use crate::recipe::{Model, Optimizer};
@@ -96,13 +97,15 @@ impl Parameters {
         &self.tensors
     }
 
-    /// Patterns that match no tensor: a slip of the recipe.
-    pub fn unmatched<'a>(&self, patterns: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-        let matches = |pattern: &str| {
-            let pattern = pattern.strip_prefix('!').unwrap_or(pattern);
-            self.tensors.iter().any(|t| glob::matches(pattern, &t.name))
-        };
-        patterns.into_iter().find(|pattern| !matches(pattern))
+    /// Refuses a pattern, named by its key, that matches no tensor: it would do nothing, silently.
+    pub fn require<'a>(&self, patterns: impl IntoIterator<Item = (&'static str, &'a str)>) -> Result<(), TrainError> {
+        for (key, pattern) in patterns {
+            let name = pattern.strip_prefix('!').unwrap_or(pattern);
+            if !self.tensors.iter().any(|t| glob::matches(name, &t.name)) {
+                return Err(TrainError::Invalid(format!("{key}: `{pattern}` matches no tensor")));
+            }
+        }
+        Ok(())
     }
 
     /// All tensors, the module's first.

@@ -134,7 +134,9 @@ impl Trainer {
             objectives::add_aux(&mut parameters, &recipe, &setup, width, &inputs.teachers[i])?;
             setups.push(setup);
         }
-        check_patterns(&recipe, &parameters)?;
+        let trainable = recipe.model.trainable.iter().map(|pattern| ("model.trainable", pattern.as_str()));
+        let fresh = recipe.model.fresh.iter().map(|pattern| ("model.fresh", pattern.as_str()));
+        parameters.require(trainable.chain(fresh).chain(recipe.optimizer.patterns()))?;
         let path = checkpoint::path(&options.out);
         let progress = match options.resume && path.exists() {
             true => Some(resume(&path, &mut parameters, &text, options)?),
@@ -338,23 +340,6 @@ impl Trainer {
         };
         export::write_model(&self.out.join(self.model_file()), &self.parameters, &about)
     }
-}
-
-/// A pattern that matches nothing trains nothing, silently.
-fn check_patterns(recipe: &Recipe, parameters: &Parameters) -> Result<(), TrainError> {
-    let muon = recipe.optimizer.muon.iter().flat_map(|m| m.patterns.iter().map(String::as_str));
-    let groups = recipe.optimizer.groups.iter().map(|g| g.pattern.as_str());
-    for (key, found) in [
-        ("model.trainable", parameters.unmatched(recipe.model.trainable.iter().map(String::as_str))),
-        ("model.fresh", parameters.unmatched(recipe.model.fresh.iter().map(String::as_str))),
-        ("optimizer.group", parameters.unmatched(groups)),
-        ("optimizer.muon", parameters.unmatched(muon)),
-    ] {
-        if let Some(pattern) = found {
-            return Err(TrainError::Invalid(format!("{key}: `{pattern}` matches no tensor")));
-        }
-    }
-    Ok(())
 }
 
 fn resume(

@@ -120,6 +120,23 @@ struct Layer {
     bias: Param<Tensor<1>>,
 }
 
+/// What the fixture's AdamW and Muon share.
+fn optimizer() -> Optimizer {
+    Optimizer {
+        lr: 1e-2,
+        final_lr: 1e-2,
+        warmup_steps: 0,
+        decay_steps: 0,
+        betas: [0.9, 0.999],
+        weight_decay: 0.1,
+        clip_norm: 1.0,
+        accumulate: 1,
+        ema_decay: None,
+        muon: None,
+        groups: vec![],
+    }
+}
+
 #[test]
 fn five_clipped_adamw_steps_in_two_groups() {
     let fixture = fixture();
@@ -143,17 +160,9 @@ fn five_clipped_adamw_steps_in_two_groups() {
         asked_logit: 0.0,
     };
     let optimizer = Optimizer {
-        lr: 1e-2,
-        final_lr: 1e-2,
-        warmup_steps: 0,
-        decay_steps: 0,
-        betas: [0.9, 0.999],
-        weight_decay: 0.1,
-        clip_norm: 1.0,
-        accumulate: 1,
         ema_decay: Some(0.9),
-        muon: None,
         groups: vec![Group { pattern: "bias".into(), lr_scale: 0.5 }],
+        ..optimizer()
     };
     let mut parameters = Parameters::new(&layer, &model, &optimizer);
     for step in adamw["steps"].as_array().unwrap() {
@@ -183,17 +192,9 @@ fn five_muon_steps_of_a_wide_and_a_tall_matrix() {
     };
     let pair = Pair { wide_weight: matrix("wide", [4, 6]), tall_weight: matrix("tall", [6, 4]) };
     let optimizer = Optimizer {
-        lr: 1e-2,
-        final_lr: 1e-2,
-        warmup_steps: 0,
-        decay_steps: 0,
-        betas: [0.9, 0.999],
-        weight_decay: 0.1,
         clip_norm: f32::INFINITY,
-        accumulate: 1,
-        ema_decay: None,
         muon: Some(Muon { patterns: vec!["*".into()], momentum: 0.95 }),
-        groups: vec![],
+        ..optimizer()
     };
     let mut parameters = Parameters::with_rule(&pair, |_| true, &optimizer);
     for step in fixture["muon"]["steps"].as_array().unwrap() {

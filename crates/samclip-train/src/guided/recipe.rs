@@ -200,11 +200,7 @@ impl GuidedRecipe {
         if self.steps == 0 || self.log.every_steps == 0 || self.checkpoint.every_steps == 0 || self.shards == 0 {
             return fail("steps, shards, log.every_steps and checkpoint.every_steps must be at least 1".into());
         }
-        let o = &self.optimizer;
-        if o.warmup_steps + o.decay_steps > self.steps {
-            let sum = o.warmup_steps + o.decay_steps;
-            return fail(format!("optimizer.warmup_steps + decay_steps is {sum}, more than steps = {}", self.steps));
-        }
+        self.optimizer.check(self.steps)?;
         let data = &self.data;
         if data.images == 0 || data.classes_per_image == 0 {
             return fail("data.images and data.classes_per_image must be at least 1".into());

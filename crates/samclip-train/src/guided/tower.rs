@@ -99,6 +99,7 @@ impl TowerRecipe {
         if recipe.checkpoint.every_steps == 0 {
             return fail("checkpoint.every_steps must be at least 1");
         }
+        recipe.optimizer.check(recipe.steps)?;
         recipe.augment.check()?;
         Ok(recipe)
     }
@@ -175,6 +176,7 @@ impl Run {
         let chances = WeightedIndex::new(recipe.data.iter().map(|d| d.weight))
             .map_err(|e| TrainError::Invalid(format!("data: weights: {e}")))?;
         let mut parameters = Parameters::with_rule(&tower, |_| true, &recipe.optimizer);
+        parameters.require(recipe.optimizer.patterns())?;
         let path = checkpoint::path(&options.out);
         let (mut step, mut seconds) = (0, 0.0);
         if options.resume && path.exists() {

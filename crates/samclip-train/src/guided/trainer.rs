@@ -77,6 +77,7 @@ impl GuidedTrainer {
         let device = Device::flex().autodiff();
         let model = config.on_bases(&bases.bases, recipe.seed, &device)?;
         let mut parameters = Parameters::with_rule(&model, |name| config.is_trainable(name), &recipe.optimizer);
+        parameters.require(recipe.optimizer.patterns())?;
         let path = checkpoint::path(&options.out);
         let (mut step, mut seconds) = (0, 0.0);
         if options.resume && path.exists() {

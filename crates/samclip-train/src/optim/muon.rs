@@ -68,8 +68,8 @@ mod tests {
     use super::orthogonalize;
     use samclip_kernels::Precision;
 
-    /// Both ways round, singular values end between 0.6 and 1.25: rows, or columns, have such lengths and are all
-    /// but at right angles.
+    /// Both ways round: the rows, or the columns where they are fewer, have squared lengths near 1 and stand nearly at
+    /// right angles.
     #[test]
     fn the_result_is_nearly_orthogonal_whichever_side_is_shorter() {
         for [rows, columns] in [[3, 8], [8, 3], [5, 5]] {

@@ -12,7 +12,7 @@ impl Recipe {
         if self.shards == 0 {
             return fail("shards must be at least 1".into());
         }
-        optimizer(&self.optimizer, self.steps)?;
+        self.optimizer.check(self.steps)?;
         if self.tasks.is_empty() {
             return fail("no [[task]]".into());
         }
@@ -29,22 +29,30 @@ fn fail(message: String) -> Result<(), TrainError> {
     Err(TrainError::Invalid(message))
 }
 
-fn optimizer(o: &Optimizer, steps: usize) -> Result<(), TrainError> {
-    if o.warmup_steps + o.decay_steps > steps {
-        let sum = o.warmup_steps + o.decay_steps;
-        return fail(format!("optimizer.warmup_steps + decay_steps is {sum}, more than steps = {steps}"));
-    }
-    if o.accumulate == 0 {
-        return fail("optimizer.accumulate must be at least 1".into());
-    }
-    if let Some(muon) = o.muon.as_ref().filter(|m| !(0.0..1.0).contains(&m.momentum)) {
-        return fail(format!("optimizer.muon.momentum must lie in [0, 1), found {}", muon.momentum));
-    }
-    match o.ema_decay {
-        Some(decay) if !(0.0..1.0).contains(&decay) => {
-            fail(format!("optimizer.ema_decay must lie in [0, 1), found {decay}"))
+impl Optimizer {
+    /// What holds of every kind of recipe.
+    pub(crate) fn check(&self, steps: usize) -> Result<(), TrainError> {
+        let sum = self.warmup_steps + self.decay_steps;
+        if sum > steps {
+            return fail(format!("optimizer.warmup_steps + decay_steps is {sum}, more than steps = {steps}"));
         }
-        _ => Ok(()),
+        if self.accumulate == 0 {
+            return fail("optimizer.accumulate must be at least 1".into());
+        }
+        let momentum = self.muon.as_ref().map(|muon| muon.momentum);
+        for (key, value) in [("muon.momentum", momentum), ("ema_decay", self.ema_decay)] {
+            if let Some(value) = value.filter(|value| !(0.0..1.0).contains(value)) {
+                return fail(format!("optimizer.{key} must lie in [0, 1), found {value}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Its patterns over tensor names, with the key of each.
+    pub(crate) fn patterns(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let groups = self.groups.iter().map(|group| ("optimizer.group", group.pattern.as_str()));
+        let muon = self.muon.iter().flat_map(|muon| &muon.patterns);
+        groups.chain(muon.map(|pattern| ("optimizer.muon", pattern.as_str())))
     }
 }
 
