@@ -64,6 +64,15 @@ pub fn save(path: &Path, parameters: &Parameters, progress: &Progress) -> Result
         .map_err(|error| TrainError::Save { step: progress.step, message: error.to_string() })
 }
 
+/// What `model.init` reads: of a checkpoint its values, auxiliary ones too, under their own names; another file as it is.
+pub fn values(state: StateDict) -> StateDict {
+    if state.metadata.get("format").map(String::as_str) != Some(FORMAT) {
+        return state;
+    }
+    let value = |(name, tensor): (String, TensorData)| Some((name.strip_prefix("value/")?.to_owned(), tensor));
+    state.into_iter().filter_map(value).collect()
+}
+
 /// Reads a checkpoint into `parameters`, which must have exactly its tensors.
 pub fn load(path: &Path, parameters: &mut Parameters) -> Result<Progress, TrainError> {
     let mut state = StateDict::open(path)?;

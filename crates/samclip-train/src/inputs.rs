@@ -1,5 +1,6 @@
 //! What a run is given: options, data sets, teachers, initial weights, an observer.
 
+use crate::checkpoint;
 use crate::error::TrainError;
 use crate::feed::Teachers;
 use crate::native::Native;
@@ -102,7 +103,8 @@ pub struct Places {
     pub data: PathBuf,
     /// The recipe's folder: `init`, and what begins with `.`.
     pub recipe: PathBuf,
-    /// The folder of the run directories, `{runs}`: recipes of a sequence name each other's runs.
+    /// The folder of the run directories, `{runs}`: recipes of a sequence name each other's runs. What is not
+    /// there is looked for in the folder above, so that the seeds of a sweep can share an earlier stage.
     pub runs: PathBuf,
 }
 
@@ -118,7 +120,11 @@ impl Places {
     fn resolve(&self, path: &Path, base: &Path) -> PathBuf {
         let text = path.to_string_lossy();
         match text.strip_prefix(RUNS) {
-            Some(rest) => self.runs.join(rest),
+            Some(rest) => {
+                let above = self.runs.parent().map(|folder| folder.join(rest)).filter(|file| file.exists());
+                let own = self.runs.join(rest);
+                if own.exists() { own } else { above.unwrap_or(own) }
+            }
             None if text.starts_with('.') => self.recipe.join(path),
             None => base.join(path),
         }
@@ -163,7 +169,7 @@ impl Inputs {
         }
         let weights = match recipe.model.init.as_str() {
             "fresh" => None,
-            file => Some(StateDict::open(&places.resolve(Path::new(file), &places.recipe))?),
+            file => Some(checkpoint::values(StateDict::open(&places.resolve(Path::new(file), &places.recipe))?)),
         };
         let text = match &recipe.model.text_table {
             Some(table) => TextSource::open(&places.data.join(table))?,

@@ -13,6 +13,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use rayon::prelude::*;
 use samclip_models::state::named_values;
+use samclip_weights::StateDict;
 
 /// Prefix of tensors that exist in training only and are not exported.
 pub const AUX: &str = "aux.";
@@ -90,6 +91,19 @@ impl Parameters {
     /// Whether an auxiliary tensor of this name exists.
     pub fn has_aux(&self, name: &str) -> bool {
         self.tensors[self.model..].iter().any(|t| t.name.strip_prefix(AUX) == Some(name))
+    }
+
+    /// Auxiliary tensors that `start` has (a checkpoint does) go on from there.
+    pub fn start_aux(&mut self, start: &StateDict) -> Result<(), TrainError> {
+        for state in &mut self.tensors[self.model..] {
+            let Some(found) = start.get(&state.name) else { continue };
+            if found.shape() != state.shape {
+                let (name, expected, found) = (&state.name, &state.shape, found.shape());
+                return Err(TrainError::Invalid(format!("model.init: {name}: expected {expected:?}, found {found:?}")));
+            }
+            state.value = found.to_f32();
+        }
+        Ok(())
     }
 
     /// All tensors, the module's first.

@@ -71,7 +71,8 @@ pub struct Model {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sizes: Option<SamClipConfig>,
     /// `fresh`, or a weight file: absolute, relative to the recipe's folder, or in another run
-    /// (`{runs}/NAME/model_f16.safetensors`, see [`crate::inputs::Places`]).
+    /// (`{runs}/NAME/model_f16.safetensors`, see [`crate::inputs::Places`]). A run's `checkpoint.safetensors` gives
+    /// f32 values, and auxiliary tensors go on too.
     pub init: String,
     /// Names of the tensors that `init` does not give, as patterns: they keep fresh values.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -6,6 +6,7 @@
 
 use crate::error::TrainError;
 use crate::glob;
+use crate::parameters::AUX;
 use crate::recipe::{Copy, Model};
 use samclip_models::sam_clip::SamClip;
 use samclip_models::state;
@@ -21,7 +22,7 @@ pub fn start(model: SamClip, recipe: &Model, weights: Option<&StateDict>) -> Res
         };
         let mut found: StateDict = known
             .into_iter()
-            .filter(|(name, _)| !glob::any(&recipe.fresh, name))
+            .filter(|(name, _)| !glob::any(&recipe.fresh, name) && !name.starts_with(AUX))
             .map(|(name, tensor)| (name, tensor.cast_float(DType::F32)))
             .collect();
         for (name, tensor) in values.iter().filter(|(name, _)| glob::any(&recipe.fresh, name)) {

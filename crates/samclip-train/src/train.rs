@@ -134,6 +134,7 @@ impl Trainer {
             objectives::add_aux(&mut parameters, &recipe, &setup, width, &inputs.teachers[i])?;
             setups.push(setup);
         }
+        inputs.weights.as_ref().map_or(Ok(()), |weights| parameters.start_aux(weights))?;
         let trainable = recipe.model.trainable.iter().map(|pattern| ("model.trainable", pattern.as_str()));
         let fresh = recipe.model.fresh.iter().map(|pattern| ("model.fresh", pattern.as_str()));
         parameters.require(trainable.chain(fresh).chain(recipe.optimizer.patterns()))?;

@@ -53,6 +53,17 @@ fn a_sweep_runs_each_recipe_once_and_says_which_failed() {
     let two = state(path, "out/seed_1/b_second/model_f16.safetensors");
     assert!(one.iter().filter(|(n, _)| !n.starts_with("clip_head.")).all(|(n, t)| two.get(n) == Some(t)));
 
+    // seeds of the second stage alone share a first stage without a seed
+    assert!(sweep(&["--only", "a_"]).status.success());
+    assert!(sweep(&["--only", "b_", "--seed", "3", "--seed", "4"]).status.success());
+    let shared = state(path, "out/a_first/model_f16.safetensors");
+    for seed in [3, 4] {
+        let two = state(path, &format!("out/seed_{seed}/b_second/model_f16.safetensors"));
+        let same = |(name, tensor)| two.get(name) == Some(tensor);
+        assert_eq!(shared.iter().filter(|(n, _)| !n.starts_with("clip_head.")).filter(|x| !same(*x)).count(), 0);
+        assert!(!shared.iter().all(same), "the head learns");
+    }
+
     let time = |file: &str| std::fs::metadata(path.join(file)).unwrap().modified().unwrap();
     let before = time("out/seed_1/a_first/model_f16.safetensors");
     write("c_bad.toml", recipe("fresh", 1e37));

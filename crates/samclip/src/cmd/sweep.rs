@@ -19,8 +19,8 @@ use super::train::{Printer, revision, stop_on_signals};
 /// Arguments of `samclip sweep`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Each recipe NAME.toml runs in OUT/NAME (with --seed in OUT/seed_N/NAME), in the order of their\n\
-names; `{runs}` in a recipe is the folder of its run directory. What is finished is skipped: the same command\n\
-continues. Writes OUT/sweep.md, sweep.csv and sweep.svg.")]
+names; `{runs}` in a recipe is the folder of its run directory, and OUT for what a seed has not run itself. What is\n\
+finished is skipped: the same command continues. Writes OUT/sweep.md, sweep.csv and sweep.svg.")]
 pub struct Args {
     /// Folder of recipes
     folder: PathBuf,
