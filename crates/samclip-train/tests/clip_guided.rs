@@ -17,7 +17,7 @@ use samclip_models::text_table::TextTable;
 use samclip_train::guided::{GuidedObserver, GuidedRecipe, GuidedTrainer, OpenBases, PairData, TextVectors, Verdict};
 use samclip_train::losses::BinaryWeights;
 use samclip_train::objectives::Leaves;
-use samclip_train::objectives::clip_guided::{Pairs, loss};
+use samclip_train::objectives::clip_guided::{Clicks, Pairs, PointSource, loss};
 use samclip_train::optim;
 use samclip_train::parameters::Parameters;
 use samclip_train::recipe::{Group, Optimizer};
@@ -110,7 +110,7 @@ fn twenty_steps_equal_pytorchs() {
             text: tensor(&fixture, "in.text", &device),
             targets: target.chunks(24 * 24).map(|t| t.iter().map(|v| *v as u8).collect()).collect(),
             draws: draws.chunks(3).map(|d| d.iter().map(|u| f64::from(*u)).collect()).collect(),
-            from_truth: vec![false; 3],
+            clicks: vec![Clicks::Map; 3],
         };
         let pixels = tensor(&fixture, "in.pixels", &device);
         let look = model.look(pixels, tensor(&fixture, "in.clip_pixels", &device)).unwrap();
@@ -491,6 +491,21 @@ fn clip_alone_moves_clip_alone() {
 }
 
 #[test]
+fn centre_clicks_replace_clicks_from_the_truth_and_no_others() {
+    let after = |points, center_click| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut recipe = parse(RECIPE).unwrap();
+        (recipe.objective.points, recipe.objective.center_click) = (points, center_click);
+        let mut trainer = trainer(recipe, dir.path(), &tiny());
+        (0..3).for_each(|_| drop(trainer.train_step().unwrap()));
+        all_values(&trainer)
+    };
+    let (truth, map) = (PointSource::GroundTruth, PointSource::Clip);
+    assert!(after(truth, 0.0) != after(truth, 1.0));
+    assert!(after(map, 0.0) == after(map, 1.0));
+}
+
+#[test]
 fn mistakes_in_recipes_are_named() {
     let error = |from: &str, to: &str| {
         let text = RECIPE.replace(from, to);
@@ -503,6 +518,7 @@ fn mistakes_in_recipes_are_named() {
     assert_eq!(unknown.hint().as_deref(), Some("did you mean `tau_mask`?"));
     assert!(error("blocks = 3\nbottleneck", "blocks = 30\nbottleneck").to_string().contains("7 blocks"));
     assert!(error("bce = 1.0, dice = 1.0, iou = 1.0", "bce = 0.0, dice = 0.0, iou = 0.0").to_string().contains("all zero"));
+    assert!(error("truth_points = 1", "truth_points = 1\ncenter_click = 1.5").to_string().contains("chance from 0 to 1"));
     assert!(error("path = \"unused\"\n", "").to_string().contains("data.path"));
     assert!(error("clip_guided_sam_nano_tower", "clip_guided_sam_x").to_string().contains("clip_guided_sam_b"));
 }

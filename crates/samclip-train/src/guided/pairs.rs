@@ -7,7 +7,7 @@
 use super::bases::TextVectors;
 use super::recipe::{Data, GuidedRecipe};
 use crate::error::TrainError;
-use crate::objectives::clip_guided::PointSource;
+use crate::objectives::clip_guided::{Clicks, PointSource};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -62,8 +62,8 @@ pub struct LoadedPair {
     pub target: Vec<u8>,
     /// Numbers that choose the points.
     pub draws: Vec<f64>,
-    /// Whether the points come from the truth.
-    pub from_truth: bool,
+    /// Where the points come from.
+    pub clicks: Clicks,
 }
 
 impl PairData {
@@ -223,16 +223,23 @@ impl PairData {
                 v => u8::from(self.row(usize::from(v)) == Some(row)),
             })
             .collect();
-        let from_truth = match recipe.objective.points {
+        let objective = &recipe.objective;
+        let from_truth = match objective.points {
             PointSource::Clip => false,
             PointSource::GroundTruth => true,
             PointSource::Mixed => rng.random_bool(0.5),
         };
-        let count = if from_truth { recipe.objective.truth_points } else { recipe.prompts.points };
+        // without centre clicks nothing is drawn: old recipes keep their draws
+        let clicks = match from_truth {
+            false => Clicks::Map,
+            true if objective.center_click > 0.0 && rng.random::<f32>() < objective.center_click => Clicks::Deepest,
+            true => Clicks::Inside,
+        };
+        let count = if from_truth { objective.truth_points } else { recipe.prompts.points };
         let draws = (0..count).map(|_| rng.random()).collect();
         let inside = target.iter().filter(|v| **v == 1).count() as f32;
         let enough = inside >= (recipe.data.min_area * target.len() as f32).max(1.0);
-        enough.then_some(LoadedPair { row, target, draws, from_truth })
+        enough.then_some(LoadedPair { row, target, draws, clicks })
     }
 }
 

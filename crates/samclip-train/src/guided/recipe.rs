@@ -84,6 +84,9 @@ pub struct Objective {
     pub points: PointSource,
     /// How many points from the truth; from the map it is `prompts.points`.
     pub truth_points: usize,
+    /// Chance that the first point from the truth is its deepest, as an annotator clicks, instead of any (ours).
+    #[serde(default)]
+    pub center_click: f32,
     /// The losses (Table 9).
     pub losses: BinaryWeights,
     /// The first so many steps train CLIP's attention alone, on the similarity map (Table 8).
@@ -214,6 +217,9 @@ impl GuidedRecipe {
         let BinaryWeights { bce, dice, iou } = self.objective.losses;
         if [bce, dice, iou].iter().any(|w| !(w.is_finite() && *w >= 0.0)) || bce + dice + iou == 0.0 {
             return fail("objective.losses: weights must not be negative, nor all zero".into());
+        }
+        if !(0.0..=1.0).contains(&self.objective.center_click) {
+            return fail(format!("objective.center_click {} is no chance from 0 to 1", self.objective.center_click));
         }
         if self.objective.clip_alone_steps > 0 && self.train.clip_blocks == 0 {
             return fail("objective.clip_alone_steps needs train.clip_blocks".into());

@@ -289,7 +289,7 @@ impl GuidedTrainer {
             text: Tensor::from_data(TensorData::new(text, shape), &self.device),
             targets: all().map(|(_, p)| p.target.clone()).collect(),
             draws: all().map(|(_, p)| p.draws.clone()).collect(),
-            from_truth: all().map(|(_, p)| p.from_truth).collect(),
+            clicks: all().map(|(_, p)| p.clicks).collect(),
         }
     }
 

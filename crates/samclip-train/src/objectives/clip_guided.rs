@@ -7,6 +7,8 @@
 use super::{Loss, inject, values};
 use crate::losses::{BinaryLoss, BinaryWeights, binary, hard_iou};
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use samclip_data::prompts::distance_maximum;
+use samclip_image::Mask;
 use samclip_models::clip_guided_sam::{ClipGuidedSam, Guidance, Look, MapPrompts, cell_centre, map_prompts};
 use samclip_models::ops::{Interpolation, resize_2d};
 use samclip_models::sam::{MaskOutput, PromptInput};
@@ -25,6 +27,17 @@ pub enum PointSource {
     Mixed,
 }
 
+/// Where the points of one pair come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clicks {
+    /// Cells where the similarity map is high.
+    Map,
+    /// Cells of the truth.
+    Inside,
+    /// The first is the truth's deepest cell, as an annotator clicks; others are cells of the truth.
+    Deepest,
+}
+
 /// P pairs of B images with their classes.
 pub struct Pairs {
     /// The image of each pair.
@@ -35,8 +48,8 @@ pub struct Pairs {
     pub targets: Vec<Vec<u8>>,
     /// Numbers of 0..1 that choose the points of each pair.
     pub draws: Vec<Vec<f64>>,
-    /// Whether a pair's points come from the truth.
-    pub from_truth: Vec<bool>,
+    /// Where each pair's points come from.
+    pub clicks: Vec<Clicks>,
 }
 
 /// Softness of the similarity map as logits where CLIP is trained alone (ours; the paper gives none).
@@ -107,9 +120,9 @@ fn judge(logits: Tensor<4>, group: &[usize], pairs: &Pairs, weights: BinaryWeigh
 
 /// The points of pair `i`, in model-input pixels.
 fn pair_points(pairs: &Pairs, map: &MapPrompts, i: usize) -> Vec<[f32; 2]> {
-    match pairs.from_truth[i] {
-        true => truth_points(&pairs.targets[i], map.side, &pairs.draws[i]),
-        false => map.points(&pairs.draws[i]),
+    match pairs.clicks[i] {
+        Clicks::Map => map.points(&pairs.draws[i]),
+        clicks => truth_points(&pairs.targets[i], map.side, &pairs.draws[i], clicks == Clicks::Deepest),
     }
 }
 
@@ -140,9 +153,32 @@ fn prompts(group: &[usize], points: &[Vec<[f32; 2]>], maps: &[MapPrompts], devic
     }
 }
 
-/// One point inside the truth per draw.
-fn truth_points(target: &[u8], side: usize, draws: &[f64]) -> Vec<[f32; 2]> {
+/// One point inside the truth per draw; the first is the truth's deepest, if it should be.
+fn truth_points(target: &[u8], side: usize, draws: &[f64], deepest: bool) -> Vec<[f32; 2]> {
     let cells: Vec<usize> = (0..target.len()).filter(|&i| target[i] == 1).collect();
-    let pick = |u: &f64| cells.get(((u * cells.len() as f64) as usize).min(cells.len().max(1) - 1));
-    draws.iter().filter_map(pick).map(|&cell| cell_centre(cell, side)).collect()
+    let pick = |u: &f64| cells.get(((u * cells.len() as f64) as usize).min(cells.len().max(1) - 1)).copied();
+    let mut points: Vec<usize> = draws.iter().filter_map(pick).collect();
+    if let (true, Some(first)) = (deepest, points.first_mut()) {
+        let mask = Mask { width: side, height: side, data: target.iter().map(|v| *v == 1).collect() };
+        *first = distance_maximum(&mask).map_or(*first, |[x, y]| y as usize * side + x as usize);
+    }
+    points.into_iter().map(|cell| cell_centre(cell, side)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_deepest_cell_comes_first_where_it_is_asked_for() {
+        let side = 8;
+        let mut target = vec![0; side * side];
+        (0..25).for_each(|i| target[(1 + i / 5) * side + 2 + i % 5] = 1); // rows 1 to 5, columns 2 to 6
+        target[3 * side] = 255; // unknown
+        let anywhere = truth_points(&target, side, &[0.0, 0.999], false);
+        assert_eq!(anywhere, [cell_centre(side + 2, side), cell_centre(5 * side + 6, side)]);
+        let deepest = truth_points(&target, side, &[0.0, 0.999], true);
+        assert_eq!(deepest, [cell_centre(3 * side + 4, side), anywhere[1]]);
+        assert!(truth_points(&vec![0; side * side], side, &[0.5], true).is_empty(), "nothing to click on");
+    }
 }

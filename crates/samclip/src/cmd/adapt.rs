@@ -172,6 +172,7 @@ fn recipe(args: &Args, report: &Check, classes: Vec<String>, names: Vec<ClassNam
         objective: Objective {
             points: PointSource::Mixed,
             truth_points: 1,
+            center_click: 0.0,
             losses: BinaryWeights { bce: 1.0, dice: 1.0, iou: 1.0 },
             clip_alone_steps: 0,
         },
