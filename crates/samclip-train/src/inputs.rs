@@ -11,6 +11,7 @@ use crate::teacher::Teacher;
 use crate::vocabulary::TextSource;
 use burn::tensor::Device;
 use samclip_data::Dataset;
+use samclip_data::subset::Subset;
 use samclip_models::init::Init;
 use samclip_models::sam_clip::SamClip;
 use samclip_models::state::state_dict;
@@ -135,8 +136,7 @@ impl Inputs {
     /// Opens what a recipe names.
     pub fn open(recipe: &Recipe, places: &Places) -> Result<Self, TrainError> {
         let open_task = |task: &Task| {
-            let open = |d: &Data| samclip_data::open(&places.data, &d.dataset, &d.split).map(Arc::from);
-            task.data.iter().map(open).collect::<Result<Vec<Arc<dyn Dataset>>, _>>()
+            task.data.iter().map(|d| open_data(&places.data, d, recipe.seed)).collect::<Result<Vec<_>, _>>()
         };
         let datasets = recipe.tasks.iter().map(open_task).collect::<Result<_, _>>()?;
         let mut natives = Natives::new();
@@ -209,10 +209,19 @@ impl Inputs {
             }
             teachers.push(of_task);
         }
-        let open = |d: &Data| samclip_data::open(Path::new(""), &d.dataset, &d.split).map(Arc::from);
-        let of_task = |task: &Task| task.data.iter().map(open).collect::<Result<Vec<Arc<dyn Dataset>>, _>>();
+        let open = |d: &Data| open_data(Path::new(""), d, recipe.seed);
+        let of_task = |task: &Task| task.data.iter().map(open).collect::<Result<Vec<_>, _>>();
         let datasets = recipe.tasks.iter().map(of_task).collect::<Result<_, _>>()?;
         let weights = (recipe.model.init != "fresh").then(|| student(3));
         Ok(Self { datasets, text: TextSource::none(config.clip_head.embed_dim), teachers, natives, weights })
+    }
+}
+
+/// A row of a task's data, photos of rare classes as often as it says.
+fn open_data(root: &Path, data: &Data, seed: u64) -> Result<Arc<dyn Dataset>, TrainError> {
+    let opened: Arc<dyn Dataset> = Arc::from(samclip_data::open(root, &data.dataset, &data.split)?);
+    match data.repeat_threshold {
+        Some(threshold) => Ok(Arc::new(Subset::repeated(opened, threshold, seed)?)),
+        None => Ok(opened),
     }
 }

@@ -70,6 +70,9 @@ pub struct Model {
     /// Other sizes than the variant's; the variant's where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sizes: Option<SamClipConfig>,
+    /// Native side in pixels instead of the sizes'; position tables of `init` are interpolated to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub img_size: Option<usize>,
     /// `fresh`, or a weight file: absolute, relative to the recipe's folder, or in another run
     /// (`{runs}/NAME/model_f16.safetensors`, see [`crate::inputs::Places`]). A run's `checkpoint.safetensors` gives
     /// f32 values, and auxiliary tensors go on too.
@@ -109,14 +112,14 @@ pub struct Copy {
 impl Model {
     /// Sizes of the student.
     pub fn config(&self) -> Result<SamClipConfig, TrainError> {
-        if let Some(sizes) = &self.sizes {
-            return Ok(sizes.clone());
-        }
-        match self.variant.parse::<Variant>()? {
-            Variant::SamClipVitB => Ok(SamClipConfig::vit_b()),
-            Variant::SamClipNano => Ok(SamClipConfig::nano()),
-            other => Err(TrainError::Invalid(format!("model.variant: {other} is not a SAM-CLIP"))),
-        }
+        let mut config = match (&self.sizes, self.variant.parse::<Variant>()?) {
+            (Some(sizes), _) => sizes.clone(),
+            (None, Variant::SamClipVitB) => SamClipConfig::vit_b(),
+            (None, Variant::SamClipNano) => SamClipConfig::nano(),
+            (None, other) => return Err(TrainError::Invalid(format!("model.variant: {other} is not a SAM-CLIP"))),
+        };
+        config.sam.image_encoder.img_size = self.img_size.unwrap_or(config.sam.image_encoder.img_size);
+        Ok(config)
     }
 }
 
@@ -299,6 +302,10 @@ pub struct Data {
     pub split: String,
     /// Chance of an image to come from here, relative to the others.
     pub weight: f64,
+    /// Photos of classes that fewer than this share of the photos have are repeated (LVIS's repeat factor);
+    /// absent: every photo once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeat_threshold: Option<f64>,
 }
 
 impl Recipe {

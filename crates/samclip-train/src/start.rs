@@ -8,6 +8,7 @@ use crate::error::TrainError;
 use crate::glob;
 use crate::parameters::AUX;
 use crate::recipe::{Copy, Model};
+use samclip_models::sam::fit_positions;
 use samclip_models::sam_clip::SamClip;
 use samclip_models::state;
 use samclip_weights::{DType, StateDict, TensorData, detect_layout, to_canonical};
@@ -27,6 +28,9 @@ pub fn start(model: SamClip, recipe: &Model, weights: Option<&StateDict>) -> Res
             .collect();
         for (name, tensor) in values.iter().filter(|(name, _)| glob::any(&recipe.fresh, name)) {
             found.insert(name, tensor.clone());
+        }
+        if recipe.img_size.is_some() {
+            fit_positions(&model, &mut found);
         }
         values = found;
     }
@@ -64,9 +68,13 @@ mod tests {
     use samclip_models::sam_clip::SamClipConfig;
 
     fn tiny(seed: u64) -> SamClip {
+        tiny_at(seed, 64)
+    }
+
+    fn tiny_at(seed: u64, img_size: usize) -> SamClip {
         let mut config = SamClipConfig::nano();
         let encoder = &mut config.sam.image_encoder;
-        (encoder.img_size, encoder.embed_dim, encoder.depth, encoder.num_heads) = (64, 16, 2, 2);
+        (encoder.img_size, encoder.embed_dim, encoder.depth, encoder.num_heads) = (img_size, 16, 2, 2);
         (encoder.out_chans, encoder.window_size, encoder.stem) = (16, 2, samclip_models::sam::Stem::Patch);
         encoder.global_attn_indexes = vec![1];
         let decoder = &mut config.sam.mask_decoder;
@@ -79,6 +87,7 @@ mod tests {
         Model {
             variant: "sam_clip_nano".into(),
             sizes: None,
+            img_size: None,
             init: "x".into(),
             fresh: fresh.iter().map(|s| (*s).to_owned()).collect(),
             copies: copies.iter().map(|(a, b)| Copy { from: (*a).into(), to: (*b).into() }).collect(),
@@ -113,6 +122,18 @@ mod tests {
         assert_eq!(values(&started, mlp), values(&seeded, mlp));
         let error = start(seeded.clone(), &model(&[], &[]), Some(&sam)).unwrap_err().to_string();
         assert!(error.contains("clip_head."), "{error}");
+    }
+
+    #[test]
+    fn tables_of_another_side_are_fitted_only_if_the_recipe_names_its_side() {
+        let (file, mut rules) = (state::state_dict(&tiny(1)), model(&[], &[]));
+        let error = start(tiny_at(2, 96), &rules, Some(&file)).unwrap_err().to_string();
+        assert!(error.contains("pos"), "{error}");
+        rules.img_size = Some(96);
+        let started = start(tiny_at(2, 96), &rules, Some(&file)).unwrap();
+        assert_eq!(state::state_dict(&started).get("image_encoder.pos_embed").unwrap().shape(), [1, 6, 6, 16]);
+        let qkv = "image_encoder.blocks.0.attn.qkv.weight";
+        assert_eq!(values(&started, qkv), file.get(qkv).unwrap().to_f32());
     }
 
     #[test]

@@ -150,6 +150,7 @@ fn five_clipped_adamw_steps_in_two_groups() {
     let model = Model {
         variant: "sam_clip_nano".into(),
         sizes: None,
+        img_size: None,
         init: "fresh".into(),
         trainable: vec!["*".into()],
         text_table: None,

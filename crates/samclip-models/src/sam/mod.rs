@@ -5,6 +5,7 @@
 mod folded_decoder;
 mod image_encoder;
 mod mask_decoder;
+mod positions;
 mod prompt_encoder;
 mod stem;
 mod transformer;
@@ -19,6 +20,7 @@ use crate::tiny_vit::{TinyVit, TinyVitConfig};
 pub use image_encoder::{Attention, Block, Neck, VitDet, VitDetConfig, rel_pos_rows};
 pub(crate) use image_encoder::{window_partition, window_unpartition};
 pub use mask_decoder::{MaskDecoder, MaskDecoderConfig};
+pub use positions::fit_positions;
 pub use prompt_encoder::{PositionEmbeddingRandom, PromptEncoder, PromptInput};
 pub use stem::{PatchEmbed, StageSize, Stem, StemBlock, StemStage};
 pub use transformer::{TwoWayAttentionBlock, TwoWayTransformer};

@@ -20,6 +20,9 @@ impl Recipe {
         if let (Some(objective), None) = (reads_text, self.model.background_logit) {
             return fail(format!("{} needs model.background_logit", objective.name()));
         }
+        if let Some(side) = self.model.img_size.filter(|side| *side == 0 || side % 16 != 0) {
+            return fail(format!("model.img_size {side} is not a multiple of 16"));
+        }
         heads(&self.tasks)?;
         self.tasks.iter().try_for_each(task)
     }
@@ -88,6 +91,9 @@ fn task(task: &Task) -> Result<(), TrainError> {
     for data in &task.data {
         if !(data.weight > 0.0 && data.weight.is_finite()) {
             return fail(format!("task {name}: weight {} of {}", data.weight, data.dataset));
+        }
+        if let Some(share) = data.repeat_threshold.filter(|share| !(*share > 0.0 && *share <= 1.0)) {
+            return fail(format!("task {name}: repeat_threshold {share} of {} is not a share in (0, 1]", data.dataset));
         }
     }
     Ok(())

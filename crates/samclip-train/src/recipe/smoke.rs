@@ -35,6 +35,7 @@ impl Recipe {
 
     fn synthetic(&mut self) -> Result<(), TrainError> {
         self.model.sizes = Some(shrunk(self.model.config()?));
+        self.model.img_size = None;
         self.model.text_table = None;
         let of_task = self.tasks.iter().flat_map(|t| t.sides.iter().chain([&t.side]).copied());
         let mut sides: Vec<usize> = of_task.collect();
