@@ -5,7 +5,7 @@
 PyTorch (segment_anything as published) computes embedding and mask logits; `samclip weights check` compares, once
 per tier: relative L2 of the embedding and the smallest IoU of the three masks. PyTorch's own bf16 is the last row.
 The embedded model (`samclip segment --multimask`) is compared with itself in f32, per mask.
-Tiers that the processor lacks are left out. Writes benches/runs/DATE_accuracy.json, which `xtask bench-table`
+Tiers that the processor lacks are left out; a `samclip` built with `--features amx-emulation` has AMX's in software. Writes benches/runs/DATE_accuracy.json, which `xtask bench-table`
 reads. WEIGHTS.pth is what peers/make_inputs.py writes.
 """
 
@@ -98,7 +98,8 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(2)
     sam = sam_model_registry["vit_b"](checkpoint=args.weights).eval()
-    best = json.loads(subprocess.run([args.samclip, "version", "--json"], stdout=subprocess.PIPE, check=True).stdout)["isa"]
+    version = json.loads(subprocess.run([args.samclip, "version", "--json"], stdout=subprocess.PIPE, check=True).stdout)
+    best = version["isa"]
     names = [isa for isa, _ in TIERS]
     if best not in names:
         parser.error(f"this processor's best tier is {best}: expected one of {', '.join(names)}")
@@ -121,7 +122,8 @@ def main():
     ]
     now = datetime.datetime.now(datetime.timezone.utc)
     run = {"kind": "accuracy", "date": now.isoformat(timespec="seconds"), "command": "python benches/accuracy.py SAM_VIT_B.pth PHOTO…",
-           "cpu": compare.read("/proc/cpuinfo", "model name"), "photos": [pathlib.Path(p).name for p in args.photos],
+           "cpu": compare.read("/proc/cpuinfo", "model name") + (", AMX's instructions in software" if version["emulated"] else ""),
+           "photos": [pathlib.Path(p).name for p in args.photos],
            "torch": torch.__version__, "rows": rows, "trained": trained(args)}
     path = ROOT / "benches/runs" / f"{now:%Y-%m-%dT%H%M}_accuracy.json"
     path.write_text(json.dumps(run, indent=1) + "\n")

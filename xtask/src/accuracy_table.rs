@@ -1,4 +1,4 @@
-//! The accuracy tables of BENCHMARKS.md, from the newest run of benches/accuracy.py on each kind of processor.
+//! The accuracy tables of BENCHMARKS.md, from the newest run of benches/accuracy.py for each best tier.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -58,7 +58,8 @@ pub fn section(runs: &Path) -> Result<String> {
     for path in files.iter().filter(|p| p.to_string_lossy().ends_with(SUFFIX)) {
         let run: Run = serde_json::from_str(&fs::read_to_string(path)?)
             .with_context(|| format!("does not parse: {}", path.display()))?;
-        newest.insert(run.cpu.clone(), run);
+        let best = run.rows.first().map_or(String::new(), |row| row.isa.clone());
+        newest.insert(best, run);
     }
     if newest.is_empty() {
         return Ok(text + "\nNot measured.\n");

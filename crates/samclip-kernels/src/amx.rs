@@ -23,6 +23,10 @@ pub(crate) fn present() -> bool {
 
 /// True when, beyond that, the system grants the tile state.
 pub(crate) fn available() -> bool {
+    #[cfg(all(target_os = "linux", feature = "amx-emulation"))]
+    if !present() {
+        return crate::amx_emulated::install();
+    }
     present() && request_permission()
 }
 

@@ -53,6 +53,14 @@ pub fn amx_refused() -> bool {
     false
 }
 
+/// Whether AMX is the tier in use and its instructions are done in software (feature `amx-emulation`).
+pub fn emulated() -> bool {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux", feature = "amx-emulation"))]
+    return current() == Isa::Amx && !crate::amx::present();
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux", feature = "amx-emulation")))]
+    false
+}
+
 /// The tiers this machine can run, slowest first.
 pub fn available() -> Vec<Isa> {
     let best = best();

@@ -16,6 +16,8 @@ mod activation;
 mod amx;
 #[cfg(target_arch = "x86_64")]
 mod amx_attention;
+#[cfg(all(target_arch = "x86_64", target_os = "linux", feature = "amx-emulation"))]
+mod amx_emulated;
 #[cfg(target_arch = "x86_64")]
 mod amx_scores;
 #[cfg(target_arch = "x86_64")]

@@ -256,7 +256,7 @@ impl Step<'_> {
     }
 
     /// Runs every objective of the task.
-    pub fn losses(&mut self) -> Result<Vec<(&'static str, Loss)>, TrainError> {
+    pub fn losses(&mut self) -> Result<Vec<(String, Loss)>, TrainError> {
         let setup = self.setup;
         let mut all = Vec::new();
         for objective in &setup.task.objectives {
@@ -270,7 +270,7 @@ impl Step<'_> {
                 Objective::SamDistill(o) => sam_distill::loss(self, o)?,
                 Objective::Contrastive(o) => contrastive::loss(self, o)?,
             };
-            all.push((objective.name(), loss));
+            all.push((objective.label(), loss));
         }
         let of_teachers = setup.task.objectives.iter().zip(&mut all).filter(|(o, _)| o.has_teacher());
         drop_teachers(of_teachers.map(|(_, (_, loss))| loss).collect(), setup.task.teacher_dropping, &mut self.rng);

@@ -39,6 +39,14 @@ impl Objective {
             Self::Contrastive(_) => "contrastive",
         }
     }
+
+    /// Its name in the log: with the linear layer's where the recipe names one, since a task may have several guides.
+    pub fn label(&self) -> String {
+        match self {
+            Self::FeatureDistill(FeatureDistill { head: Some(head), .. }) => format!("{} {head}", self.name()),
+            _ => self.name().to_owned(),
+        }
+    }
 }
 
 impl Objective {

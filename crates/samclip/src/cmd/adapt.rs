@@ -18,6 +18,7 @@ use samclip_train::objectives::clip_guided::PointSource;
 use samclip_train::recipe::{Checkpoint, Group, Log, Optimizer, Precision, Smoke};
 
 use super::adapt_watch::Watch;
+use super::claim::claim;
 use super::{data, train};
 
 /// Arguments of `samclip adapt`.
@@ -83,6 +84,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let recipe = if args.smoke { recipe.smoke() } else { recipe };
     let options = RunOptions { smoke: args.smoke, resume: !args.no_resume, ..RunOptions::new("", &args.out) };
     let stop = train::stop_on_signals()?;
+    let _claim = claim(&args.out)?;
     let mut watch = Watch::new(dataset.clone(), &args.out, args.patience);
     let outcome = run_on(recipe, text, dataset, Path::new("."), &options, &mut watch, &stop);
     let outcome = outcome.map_err(|error| match &error {

@@ -5,6 +5,7 @@ mod adapt_watch;
 pub mod adapter;
 pub mod bench;
 mod bench_step;
+mod claim;
 pub mod classify;
 pub mod common;
 pub mod completions;

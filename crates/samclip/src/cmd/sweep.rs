@@ -11,6 +11,7 @@ use samclip_train::export::{file_name, sha256};
 use samclip_train::guided::{self, ADAPTER_FILE, BUILTIN, GuidedRecipe, TowerRecipe};
 use samclip_train::{Recipe, RunOptions, plot, run_log};
 
+use super::claim::claim;
 use super::common::{out, print_error};
 use super::eval::measure;
 use super::sweep_table::{Row, csv, markdown};
@@ -64,7 +65,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let stop = stop_on_signals()?;
     let recipes = recipes(&args)?;
     let protocols = args.protocol.iter().map(|p| Ok(Protocol::open(p)?)).collect::<Result<Vec<_>>>()?;
-    std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    let _claim = claim(&args.out)?;
     let seeds: Vec<Option<u64>> = match args.seed.is_empty() {
         true => vec![None],
         false => args.seed.iter().copied().map(Some).collect(),

@@ -11,6 +11,8 @@ use samclip_train::run_log::{Line, curve};
 use samclip_train::guided;
 use samclip_train::{Observer, Outcome, RunOptions, World};
 
+use super::claim::claim;
+
 /// Arguments of `samclip train`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -94,6 +96,11 @@ fn side_by_side(world: World, recipe: &Path, options: &RunOptions, stop: &Atomic
     }
     let mut printer = Printer::default();
     let observer: &mut dyn Observer = if world.is_first() { &mut printer } else { &mut () };
+    let claimed = world.is_first().then(|| claim(&options.out)).transpose();
+    if let Err(error) = &claimed {
+        eprintln!("error in process {}: {error}", world.rank());
+        world.abort(2)
+    }
     let outcome = samclip_train::run_in(world.clone(), recipe, options, observer, stop);
     match outcome {
         Ok(outcome) if world.is_first() => {
@@ -114,6 +121,7 @@ fn side_by_side(world: World, recipe: &Path, options: &RunOptions, stop: &Atomic
 
 /// Runs a recipe of any kind.
 pub(super) fn train(recipe: &Path, options: &RunOptions, printer: &mut Printer, stop: &AtomicBool) -> Result<Outcome> {
+    let _claim = claim(&options.out)?;
     if guided::is_guided(recipe) {
         return Ok(guided::run(recipe, options, printer, stop)?);
     }

@@ -18,12 +18,16 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let version = env!("CARGO_PKG_VERSION");
     // The best tier that the processor has; SAMCLIP_ISA lowers it.
     let isa = format!("{:?}", samclip_kernels::isa::current()).to_lowercase();
+    let emulated = samclip_kernels::isa::emulated();
     let target = format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS);
     if args.json {
-        let document = serde_json::json!({ "version": version, "target": target, "threads": threads, "isa": isa });
+        let document = serde_json::json!({
+            "version": version, "target": target, "threads": threads, "isa": isa, "emulated": emulated,
+        });
         println!("{document}");
     } else {
-        println!("samclip {version} ({target}, {threads} threads, {isa})");
+        let emulated = if emulated { ", emulated" } else { "" };
+        println!("samclip {version} ({target}, {threads} threads, {isa}{emulated})");
     }
     Ok(ExitCode::SUCCESS)
 }
