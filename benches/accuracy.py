@@ -1,6 +1,6 @@
 """How far each tier is from f32: SAM ViT-B with seeded weights, the embedded model with its trained ones; ten photos, one click in the middle.
 
-    python benches/accuracy.py WEIGHTS.pth PHOTO... [--samclip target/release/samclip]
+    python benches/accuracy.py WEIGHTS.pth PHOTO... [--samclip target/release/samclip] [--products bf16]
 
 PyTorch (segment_anything as published) computes embedding and mask logits; `samclip weights check` compares, once
 per tier: relative L2 of the embedding and the smallest IoU of the three masks. PyTorch's own bf16 is the last row.
@@ -95,6 +95,7 @@ def main():
     parser.add_argument("weights")
     parser.add_argument("photos", nargs="+")
     parser.add_argument("--samclip", default=ROOT / "target/release/samclip")
+    parser.add_argument("--products", choices=["bf16", "f32"], help="only the tiers that multiply in this")
     args = parser.parse_args()
     torch.set_num_threads(2)
     sam = sam_model_registry["vit_b"](checkpoint=args.weights).eval()
@@ -103,7 +104,7 @@ def main():
     names = [isa for isa, _ in TIERS]
     if best not in names:
         parser.error(f"this processor's best tier is {best}: expected one of {', '.join(names)}")
-    tiers = TIERS[names.index(best):]
+    tiers = [tier for tier in TIERS[names.index(best):] if args.products in (None, tier[1])]
     found = {tier: [] for tier in [*tiers, PEER]}
     with tempfile.TemporaryDirectory(prefix="samclip-accuracy-") as folder:
         folder = pathlib.Path(folder)
