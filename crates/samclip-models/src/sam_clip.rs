@@ -61,7 +61,7 @@ impl SamClipConfig {
     pub fn nano() -> Self {
         let stage = |width, blocks| StageSize { width, blocks };
         let image_encoder = VitDetConfig {
-            img_size: 256,
+            img_size: 384,
             embed_dim: 224,
             depth: 7,
             num_heads: 7,
