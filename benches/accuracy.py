@@ -122,7 +122,7 @@ def main():
         for (isa, precision), values in found.items()
     ]
     now = datetime.datetime.now(datetime.timezone.utc)
-    run = {"kind": "accuracy", "date": now.isoformat(timespec="seconds"), "command": "python benches/accuracy.py SAM_VIT_B.pth PHOTO…",
+    run = {"kind": "accuracy", "date": now.isoformat(timespec="seconds"), "command": "python benches/accuracy.py SAM_VIT_B.pth PHOTO…" + (f" --products {args.products}" if args.products else ""),
            "cpu": compare.read("/proc/cpuinfo", "model name") + (", AMX's instructions in software" if version["emulated"] else ""),
            "photos": [pathlib.Path(p).name for p in args.photos],
            "torch": torch.__version__, "rows": rows, "trained": trained(args)}
