@@ -91,12 +91,11 @@ unsafe fn go_on(at: *const u8, registers: &mut [i64; 23]) -> Option<*const u8> {
             _ => return None,
         };
         let register = NUMBERED[usize::from(modrm & 7 | (*at & 1) << 3)] as usize;
-        let mut flags: i64;
+        let flags: i64;
         asm!("add {}, {}", "pushfq", "pop {}", inout(reg) registers[register], in(reg) change, lateout(reg) flags);
         let changed = if opcode == 0xff { ARITHMETIC & !CF } else { ARITHMETIC }; // dec leaves the carry
-        let before = registers[libc::REG_EFL as usize];
-        flags = before & !changed | flags & changed;
-        registers[libc::REG_EFL as usize] = flags;
+        let kept = registers[libc::REG_EFL as usize] & !changed;
+        registers[libc::REG_EFL as usize] = kept | flags & changed;
         Some(at.add(length))
     }
 }

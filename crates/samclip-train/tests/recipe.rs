@@ -140,7 +140,8 @@ fn unknown_keys_name_their_line_and_the_nearest_key() {
 #[test]
 fn impossible_values_are_refused() {
     for (from, to) in
-        [("steps = ", "steps = 0 #"), ("side = ", "side = 100 #"), ("weight = 0.", "weight = -0."), ("[[task]]", "[[task]]\nteacher_dropping = 1.0")]
+        [("steps = ", "steps = 0 #"), ("side = ", "side = 100 #"), ("weight = 0.", "weight = -0."), ("[[task]]", "[[task]]\nteacher_dropping = 1.0"), ("img_size = ", "img_size = 100 #"),
+            ("[[task.data]]", "[[task.data]]\nrepeat_threshold = 1.5")]
     {
         assert!(matches!(error_of(from, to), TrainError::Invalid(_)));
     }
@@ -154,5 +155,7 @@ fn a_head_belongs_to_one_teacher() {
     let parse = |more: &str| Recipe::parse(&[&text, second, more].concat(), Path::new("two.toml"));
     let error = parse("").unwrap_err().to_string();
     assert!(error.contains("two teachers share the head `n60`"), "{error}");
-    parse("head = \"second\"\n").unwrap();
+    let recipe = parse("head = \"second\"\n").unwrap();
+    let labels: Vec<String> = recipe.tasks[0].objectives.iter().map(Objective::label).collect();
+    assert_eq!(labels.iter().filter(|l| l.starts_with("feature_distill")).collect::<Vec<_>>(), ["feature_distill", "feature_distill second"]);
 }

@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::fs::File;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime};
@@ -100,6 +101,21 @@ fn a_signal_writes_a_checkpoint_and_exits_with_0() {
         let step: usize = state(path, "run/checkpoint.safetensors").metadata["step"].parse().unwrap();
         assert_eq!(step, lines(), "the checkpoint is of the last step");
     }
+}
+
+#[test]
+fn one_process_at_a_time_writes_a_run_directory() {
+    let folder = folder();
+    let path = folder.path();
+    shapes(3, 2).write(path);
+    std::fs::create_dir(path.join("run")).unwrap();
+    let lock = File::create(path.join("run/.samclip.lock")).unwrap();
+    lock.lock().unwrap();
+    let output = train(path, "run");
+    assert!(output.status.code() == Some(2) && stderr(&output).contains("another process"), "{}", stderr(&output));
+    assert!(!path.join("run/checkpoint.safetensors").exists());
+    drop(lock);
+    assert!(train(path, "run").status.success());
 }
 
 #[test]

@@ -13,7 +13,8 @@ use crate::state;
 /// Interpolates the position tables of `state` whose size is another than `model`'s to that size; everything else stays.
 pub fn fit_positions<M: Module>(model: &M, state: &mut StateDict) {
     for (name, shape) in state::named_shapes(model) {
-        let fitted = state.get(&name).and_then(|table| fit(&name, table, &shape));
+        let other = state.get(&name).filter(|table| table.shape() != shape);
+        let fitted = other.and_then(|table| fit(&name, table, &shape));
         if let Some(fitted) = fitted {
             state.insert(name, fitted);
         }
@@ -22,15 +23,14 @@ pub fn fit_positions<M: Module>(model: &M, state: &mut StateDict) {
 
 fn fit(name: &str, table: &StoredTensor, wanted: &[usize]) -> Option<StoredTensor> {
     let device = Device::flex();
-    let values = TensorData::new(table.to_f32(), table.shape().to_vec());
+    let values = || TensorData::new(table.to_f32(), table.shape().to_vec());
     let fitted = match (name.rsplit('.').next()?, table.shape(), wanted) {
-        (_, found, wanted) if found == wanted => return None,
         ("pos_embed", &[1, _, _, d], &[1, h, w, wanted_d]) if d == wanted_d => {
-            let table = Tensor::<4>::from_data(values, &device).permute([0, 3, 1, 2]);
+            let table = Tensor::<4>::from_data(values(), &device).permute([0, 3, 1, 2]);
             ops::resize_2d(table, [h, w], Interpolation::Bicubic).permute([0, 2, 3, 1]).into_data()
         }
         ("rel_pos_h" | "rel_pos_w", &[_, c], &[length, wanted_c]) if c == wanted_c => {
-            ops::resize_rows(Tensor::<2>::from_data(values, &device), length, Interpolation::Bilinear).into_data()
+            ops::resize_rows(Tensor::<2>::from_data(values(), &device), length, Interpolation::Bilinear).into_data()
         }
         _ => return None,
     };

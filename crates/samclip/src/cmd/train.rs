@@ -12,6 +12,7 @@ use samclip_train::guided;
 use samclip_train::{Observer, Outcome, RunOptions, World};
 
 use super::claim::claim;
+use super::common::print_error;
 
 /// Arguments of `samclip train`.
 #[derive(Debug, clap::Args)]
@@ -96,12 +97,9 @@ fn side_by_side(world: World, recipe: &Path, options: &RunOptions, stop: &Atomic
     }
     let mut printer = Printer::default();
     let observer: &mut dyn Observer = if world.is_first() { &mut printer } else { &mut () };
-    let claimed = world.is_first().then(|| claim(&options.out)).transpose();
-    if let Err(error) = &claimed {
-        eprintln!("error in process {}: {error}", world.rank());
-        world.abort(2)
-    }
-    let outcome = samclip_train::run_in(world.clone(), recipe, options, observer, stop);
+    let outcome = world.is_first().then(|| claim(&options.out)).transpose().and_then(|_claim| {
+        Ok(samclip_train::run_in(world.clone(), recipe, options, observer, stop)?)
+    });
     match outcome {
         Ok(outcome) if world.is_first() => {
             printer.finish();
@@ -110,10 +108,7 @@ fn side_by_side(world: World, recipe: &Path, options: &RunOptions, stop: &Atomic
         Ok(_) => Ok(None),
         Err(error) => {
             // the others wait for this process: end them too
-            eprintln!("error in process {}: {error}", world.rank());
-            if let Some(hint) = error.hint() {
-                eprintln!("hint: {hint}");
-            }
+            print_error(&error.context(format!("in process {}", world.rank())));
             world.abort(2)
         }
     }
