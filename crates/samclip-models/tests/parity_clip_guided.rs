@@ -102,7 +102,10 @@ fn every_stage_agrees() {
     let labels = Tensor::ones([3, 3], &fixture.device);
     let input = PromptInput { points: Some((points, labels)), mask_input: Some(mask), boxes: None, count: 3 };
     let answer = model.decode(embeddings, &input, MaskOutput::Single);
-    fixture.check("out.logits", answer.low_res_logits);
+    // logits reach 3.9, so their rounding is larger than that of the stages before: 1.05e-5 with AVX2
+    let logits = fixture.get("out.logits");
+    let largest = values(logits.clone()).into_iter().map(f32::abs).fold(1.0, f32::max);
+    close("out.logits", answer.low_res_logits, logits, RING_1 * largest);
     fixture.check("out.iou", answer.predicted_iou);
 }
 

@@ -8,6 +8,7 @@
 use samclip_image::{ImageTransform, LabelMap, Mask, bilinear, postprocess_logits};
 
 use crate::decode::InputPrompt;
+use crate::text::softmax;
 
 /// Magnitude at which log-odds are cut.
 const LOGIT_LIMIT: f32 = 8.0;
@@ -37,6 +38,17 @@ impl TokenMap {
     /// The highest probability.
     pub fn max(&self) -> f32 {
         self.probability.iter().copied().fold(0.0, f32::max)
+    }
+
+    /// Mean probability inside a mask; the map's maximum where the mask is empty.
+    pub(crate) fn mean_inside(&self, mask: &Mask, transform: &ImageTransform) -> f32 {
+        let area = mask.area();
+        if area == 0 {
+            return self.max();
+        }
+        let fine = self.upsample(transform);
+        let inside = fine.iter().zip(&mask.data).filter(|(_, set)| **set).map(|(p, _)| f64::from(*p));
+        (inside.sum::<f64>() / area as f64) as f32
     }
 
     /// Mask prompt and clicks for the decoder; none where the text is not found. Where no token exceeds the
@@ -138,6 +150,18 @@ pub fn argmax_map(
     LabelMap { width, height, data: labels }
 }
 
+/// How much of the photo each channel takes: softmax over every row of `channels` logits, the mean over the rows that
+/// are marked.
+pub(crate) fn shares(mut logits: Vec<f32>, channels: usize, marked: &[bool]) -> Vec<f32> {
+    let mut shares = vec![0.0; channels];
+    let count = marked.iter().filter(|m| **m).count().max(1) as f32;
+    for (row, _) in logits.chunks_exact_mut(channels).zip(marked).filter(|(_, marked)| **marked) {
+        softmax(row);
+        shares.iter_mut().zip(row).for_each(|(share, p)| *share += *p / count);
+    }
+    shares
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,6 +169,15 @@ mod tests {
     fn square(grid: usize) -> ImageTransform {
         let side = grid * 16;
         ImageTransform { original: (side, side), resized: (side, side), input: (side, side), crop_offset: (0, 0) }
+    }
+
+    #[test]
+    fn shares_are_means_over_the_tokens_of_the_photo() {
+        let sure = 50.0;
+        let logits = vec![sure, 0.0, 0.0, sure, 0.0, 0.0, 0.0, sure, 0.0, 0.0, 0.0, sure];
+        let found = shares(logits, 3, &[true, true, true, false]); // the last token is padding
+        let close = |a: f32, b: f32| (a - b).abs() < 1e-6;
+        assert!(close(found[0], 2.0 / 3.0) && close(found[1], 1.0 / 3.0) && close(found[2], 0.0), "{found:?}");
     }
 
     #[test]

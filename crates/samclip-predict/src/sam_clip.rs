@@ -10,7 +10,7 @@ use samclip_models::text_table::TextTable;
 use samclip_models::{Device, Tensor};
 
 use crate::cache::EmbeddingCache;
-use crate::compose::{TokenMap, argmax_map};
+use crate::compose::{TokenMap, argmax_map, shares};
 use crate::decode::{EmbeddedImage, FinishedMask, InputPrompt, MaskHead, POINTS_PER_BATCH, decode, finish};
 use crate::error::PredictError;
 use crate::heat::heat_map;
@@ -50,6 +50,8 @@ pub struct SamClipSettings {
     /// Added to the logit of the name that is asked for: who asks for a dog expects one. Tuned on
     /// training photos (spec 8.2).
     pub asked_logit: f32,
+    /// Weight of the tokens beside the pooled embedding in `classify`; 0 is the paper's pooled embedding alone.
+    pub classify_tokens: f32,
     /// Lists of names that compete with each other for a token; the first is for texts that are in none.
     pub contrast: Vec<Vec<String>>,
 }
@@ -87,6 +89,8 @@ struct Needs {
 const SAM: &str = "image_embedding";
 const POOLED: &str = "clip_pooled";
 const DENSE: &str = "clip_dense";
+/// A name that no token gives anything to is unlikely, not impossible.
+const LEAST_SHARE: f32 = 1e-3;
 
 impl SamClipPredictor {
     fn encode(&self, image: &Image, (geometry, side): (Geometry, usize), needs: Needs) -> Result<Encoded, PredictError> {
@@ -199,7 +203,7 @@ impl SamClipPredictor {
         let prediction = |(prompt, name): &(usize, String)| {
             let map = self.text_map(encoded, name)?;
             let answer = self.mask_of_map(encoded, &map, options);
-            let score = mean_inside(&map, &answer, &encoded.transform);
+            let score = map.mean_inside(&answer.mask, &encoded.transform);
             let FinishedMask { mask, predicted_iou, stability_score } = answer;
             Ok(MaskPrediction { prompt: *prompt, mask, predicted_iou, stability_score, score })
         };
@@ -228,17 +232,6 @@ impl SamClipPredictor {
         let raw = decode(&self.model, embedding, &[prompt], output, POINTS_PER_BATCH);
         finish(&raw[0].low_res_logits[0], raw[0].predicted_iou[0], transform)
     }
-}
-
-/// Mean probability inside the mask; the map's maximum where there is no mask.
-fn mean_inside(map: &TokenMap, answer: &FinishedMask, transform: &ImageTransform) -> f32 {
-    let area = answer.mask.area();
-    if area == 0 {
-        return map.max();
-    }
-    let fine = map.upsample(transform);
-    let inside = fine.iter().zip(&answer.mask.data).filter(|(_, set)| **set).map(|(p, _)| f64::from(*p));
-    (inside.sum::<f64>() / area as f64) as f32
 }
 
 /// The part of a cache's name that says how the image was prepared.
@@ -328,6 +321,12 @@ impl ZeroShotClassifier for SamClipPredictor {
         let start = Instant::now();
         let mut probabilities = cosines(&encoded.pooled, &vectors);
         probabilities.iter_mut().for_each(|p| *p *= self.settings.logit_scale);
+        if self.settings.classify_tokens > 0.0 {
+            let (logits, channels) = self.token_logits(&encoded, &vectors, self.settings.background_logit);
+            let shares = shares(logits, channels, &TokenMap::valid(encoded.grid, &encoded.transform));
+            let weight = self.settings.classify_tokens;
+            probabilities.iter_mut().zip(shares).for_each(|(p, share)| *p += weight * (share + LEAST_SHARE).ln());
+        }
         softmax(&mut probabilities);
         Ok(Classification { probabilities, timing: Timing { encode, decode: milliseconds(start) } })
     }

@@ -27,6 +27,7 @@ pub(crate) fn settings(variant: Variant, config: &SamClipConfig, state: &StateDi
             logit_scale: 100.0,
             background_logit: None,
             asked_logit: 0.0,
+            classify_tokens: 0.0,
             contrast: vec![owned(&crate::text::BACKGROUND_WORDS)],
         },
         _ => SamClipSettings {
@@ -36,6 +37,7 @@ pub(crate) fn settings(variant: Variant, config: &SamClipConfig, state: &StateDi
             logit_scale: 20.0,
             background_logit: Some(5.0),
             asked_logit: 0.0,
+            classify_tokens: 2.0,
             contrast: [contrast::ANIMALS_AND_VEHICLES, contrast::CLOTHING, contrast::STREET].map(owned).to_vec(),
         },
     };
@@ -52,6 +54,9 @@ pub(crate) fn settings(variant: Variant, config: &SamClipConfig, state: &StateDi
     }
     if let Some(logit) = number("asked_logit")? {
         settings.asked_logit = logit;
+    }
+    if let Some(weight) = number("classify_tokens")? {
+        settings.classify_tokens = weight;
     }
     if let Some(json) = state.metadata.get("contrast_names") {
         settings.contrast = serde_json::from_str(json).map_err(|e| metadata_error("contrast_names", &e.to_string()))?;

@@ -56,8 +56,10 @@ pub fn write_model(path: &Path, parameters: &Parameters, about: &About) -> Resul
     ] {
         state.metadata.insert(key.to_owned(), value);
     }
-    if let Some(logit) = model.background_logit {
-        state.metadata.insert("background_logit".to_owned(), logit.to_string());
+    for (key, value) in [("background_logit", model.background_logit), ("classify_tokens", model.classify_tokens)] {
+        if let Some(value) = value {
+            state.metadata.insert(key.to_owned(), value.to_string());
+        }
     }
     write_safetensors(path, &state)
         .map_err(|error| TrainError::Save { step: about.step, message: error.to_string() })

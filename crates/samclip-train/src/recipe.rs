@@ -97,6 +97,10 @@ pub struct Model {
     /// Stored with the model for inference: added to the logit of the name that is asked for.
     #[serde(default)]
     pub asked_logit: f32,
+    /// Stored with the model for inference: weight of the tokens beside the pooled embedding in `classify`; absent, the
+    /// variant's (decision 0020).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classify_tokens: Option<f32>,
 }
 
 /// Every tensor below `to` starts as the one of the same name below `from`.

@@ -96,6 +96,7 @@ mod tests {
             logit_scale: 1.0,
             background_logit: None,
             asked_logit: 0.0,
+            classify_tokens: None,
         }
     }
 

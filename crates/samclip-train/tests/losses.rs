@@ -159,6 +159,7 @@ fn five_clipped_adamw_steps_in_two_groups() {
         logit_scale: 1.0,
         background_logit: None,
         asked_logit: 0.0,
+        classify_tokens: None,
     };
     let optimizer = Optimizer {
         ema_decay: Some(0.9),

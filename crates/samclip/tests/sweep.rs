@@ -77,6 +77,11 @@ fn a_sweep_runs_each_recipe_once_and_says_which_failed() {
     let output = sweep(&["--only", "d_"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("d_slip.toml") && stderr(&output).contains("`steps`"), "{}", stderr(&output));
+
+    write("a_first_slip.toml", "steps = ".to_owned());
+    assert_eq!(sweep(&["--only", "a_fir", "--seed", "1"]).status.code(), Some(2), "a part of the name takes both");
+    let output = sweep(&["--only", "a_first", "--seed", "1"]);
+    assert!(output.status.success(), "the whole name takes one: {}", stderr(&output));
 }
 
 #[test]

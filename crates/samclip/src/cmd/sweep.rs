@@ -37,7 +37,7 @@ pub struct Args {
     /// A seed for every recipe, several times for several (default: each recipe's own)
     #[arg(long, value_name = "N")]
     seed: Vec<u64>,
-    /// Only recipes whose name contains this, several times for several
+    /// Only the recipe of this name, or where there is none those whose name contains this; several times for several
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
     /// A further model file to measure, such as one of `samclip weights interpolate`
@@ -95,8 +95,10 @@ pub fn run(args: Args) -> Result<ExitCode> {
 fn recipes(args: &Args) -> Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(&args.folder).with_context(|| args.folder.display().to_string())?;
     let mut paths: Vec<PathBuf> = entries.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
-    let wanted = |p: &PathBuf| args.only.is_empty() || args.only.iter().any(|t| stem(p).contains(t));
-    paths.retain(|p| p.extension().is_some_and(|e| e == "toml") && wanted(p));
+    paths.retain(|p| p.extension().is_some_and(|e| e == "toml"));
+    let names: Vec<String> = paths.iter().map(|p| stem(p)).collect();
+    let fits = |name: &str, text: &String| if names.contains(text) { name == text } else { name.contains(text.as_str()) };
+    paths.retain(|p| args.only.is_empty() || args.only.iter().any(|text| fits(&stem(p), text)));
     paths.sort();
     ensure!(!paths.is_empty() || !args.model.is_empty(), "no recipe: {}", args.folder.display());
     for path in &paths {
