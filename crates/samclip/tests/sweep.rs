@@ -109,6 +109,8 @@ fn recipes_of_adapters_are_swept_and_measured_too() {
     let data = data.display().to_string();
     let table = sweep(&["--protocol", &protocol, "--limit", "2", "--data", &data]);
     assert!(table.contains("text of 2") && table.contains("| small | 2 | 2 |"), "{table}");
+    let plot = std::fs::read_to_string(path.join("out/sweep.svg")).unwrap();
+    assert_eq!(plot.matches("<circle").count(), 2, "a point for each seed");
     assert_eq!(table, sweep(&["--protocol", &protocol, "--limit", "2", "--data", "nowhere"]), "measured once");
 }
 
@@ -193,9 +195,20 @@ fn checkpoints_are_interpolated_and_exported() {
     assert!(sam.len() > 50 && sam.names().all(|n| !n.starts_with("clip_head.")));
     let table = state(path, "t.safetensors");
     assert_eq!((table.get("embeddings").unwrap().shape(), table.metadata["names"].as_str()), (&[2, 512][..], "[\"cat\",\"tv\"]"));
-    let args = ["classify", photo, "--weights", "tiny.safetensors", "--text-table", "t.safetensors", "--text", "cat", "--text", "tv"];
-    let output = samclip(path, &args);
+    let classify = |weights: &str| {
+        samclip(path, &["classify", photo, "--weights", weights, "--text-table", "t.safetensors", "--text", "cat", "--text", "tv"])
+    };
+    let output = classify("tiny.safetensors");
     assert!(output.status.success(), "{}", stderr(&output));
+    let with_tokens = |weight: &str| {
+        let mut changed = tiny::state();
+        changed.metadata.insert("classify_tokens".to_owned(), weight.to_owned());
+        write_safetensors(&path.join("w.safetensors"), &changed).unwrap();
+        classify("w.safetensors")
+    };
+    assert_eq!(with_tokens("2").stdout, output.stdout, "a nano model asks its tokens");
+    assert_ne!(with_tokens("0").stdout, output.stdout, "the pooled embedding alone");
+    assert_eq!(with_tokens("much").status.code(), Some(2));
     let output = samclip(path, &["weights", "export", "--text-table", "u.safetensors", "--name", "catt"]);
     assert_eq!((output.status.code(), path.join("u.safetensors").exists()), (Some(2), false));
     assert_eq!(samclip(path, &["weights", "export", "tiny.safetensors"]).status.code(), Some(2));

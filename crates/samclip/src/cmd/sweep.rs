@@ -77,12 +77,12 @@ pub fn run(args: Args) -> Result<ExitCode> {
                 break;
             }
             rows.extend(one_recipe(&args, recipe, seed, &protocols, &stop)?);
-            write_tables(&args.out, &rows)?;
+            write_tables(&args, &rows)?;
         }
     }
     for model in args.model.iter().take_while(|_| !stop.load(Ordering::Relaxed)) {
         rows.push(one_model(&args, model, &protocols, &stop)?);
-        write_tables(&args.out, &rows)?;
+        write_tables(&args, &rows)?;
     }
     if stop.load(Ordering::Relaxed) {
         eprintln!("stopped; the same command continues: {}", args.out.display());
@@ -231,7 +231,7 @@ fn measure_all(
 ) -> Result<()> {
     let mut model: Option<Model> = None;
     for (number, protocol) in protocols.iter().enumerate() {
-        let limit = args.limit.map_or_else(String::new, |n| format!(" of {n}"));
+        let limit = of_limit(args);
         // sides are for the first protocol's photos
         let sides = args.classify_side.iter().filter(|_| number == 0).map(|s| Some(*s));
         for side in std::iter::once(None).chain(sides) {
@@ -274,11 +274,18 @@ fn store(folder: &Path, row: &Row) -> Result<()> {
     Ok(samclip_image::write_atomic(&folder.join(ROW), text.as_bytes())?)
 }
 
-fn write_tables(folder: &Path, rows: &[Row]) -> Result<()> {
+/// What the name of a figure ends with where it is of the first photos only.
+fn of_limit(args: &Args) -> String {
+    args.limit.map_or_else(String::new, |n| format!(" of {n}"))
+}
+
+fn write_tables(args: &Args, rows: &[Row]) -> Result<()> {
+    let (folder, limit) = (&args.out, of_limit(args));
     samclip_image::write_atomic(&folder.join("sweep.md"), markdown(rows).as_bytes())?;
     samclip_image::write_atomic(&folder.join("sweep.csv"), csv(rows).as_bytes())?;
     let find = |row: &Row, name: &str| {
-        let found = row.figures.iter().find(|(key, _)| key.rsplit(": ").next().is_some_and(|k| k == name));
+        let wanted = format!("{name}{limit}");
+        let found = row.figures.iter().find(|(key, _)| key.rsplit(": ").next().is_some_and(|k| k == wanted));
         found.map(|(_, value)| *value).filter(|v| v.is_finite())
     };
     let points: Vec<(String, f64, f64)> = rows
