@@ -40,8 +40,7 @@ pub fn write_model(path: &Path, parameters: &Parameters, about: &About) -> Resul
     };
     let mut state = StateDict::new();
     for t in parameters.model_tensors() {
-        let value = if t.ema.is_empty() { &t.value } else { &t.ema };
-        state.insert(t.name.clone(), TensorData::from_f32_as(dtype, &t.shape, value));
+        state.insert(t.name.clone(), TensorData::from_f32_as(dtype, &t.shape, t.exported()));
     }
     let model = &about.recipe.model;
     for (key, value) in [

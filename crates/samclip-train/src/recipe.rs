@@ -280,7 +280,7 @@ pub struct Task {
     pub objectives: Vec<Objective>,
 }
 
-fn is_zero(value: &f32) -> bool {
+pub(crate) fn is_zero(value: &f32) -> bool {
     *value == 0.0
 }
 

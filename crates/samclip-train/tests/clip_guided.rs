@@ -407,6 +407,23 @@ impl GuidedObserver for Picky {
 }
 
 #[test]
+fn the_adapter_is_the_running_mean_where_the_recipe_keeps_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recipe = parse(RECIPE).unwrap();
+    recipe.optimizer.ema_decay = Some(0.9);
+    let mut trainer = trainer(recipe, dir.path(), &tiny());
+    trainer.run(&mut Picky::default(), &AtomicBool::new(false)).unwrap();
+    let adapter = StateDict::open(&dir.path().join("adapter.safetensors")).unwrap();
+    let checkpoint = StateDict::open(&dir.path().join("checkpoint.safetensors")).unwrap();
+    let name = "adapters.1.semantic.w_v.weight";
+    let [stored, mean, last] = [(&adapter, name.to_owned()), (&checkpoint, format!("ema/{name}")), (&checkpoint, format!("value/{name}"))]
+        .map(|(file, name)| file.get(&name).unwrap().to_f32());
+    let apart = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(apart(&stored, &mean) < 1e-4, "{}", apart(&stored, &mean));
+    assert!(apart(&stored, &last) > 1e-3, "{}", apart(&stored, &last));
+}
+
+#[test]
 fn the_adapter_of_the_best_step_is_kept_and_belongs_to_its_bases() {
     let dir = tempfile::tempdir().unwrap();
     let mut recipe = parse(RECIPE).unwrap();

@@ -65,6 +65,14 @@ fn contrastive_is_clips() {
 }
 
 #[test]
+fn affinity_is_a_divergence_over_the_names() {
+    check("affinity", |x, y| losses::affinity(x, y, 7));
+    let rows = [0.5, -1.0, 2.0, 0.0, 3.0, 1.0];
+    let (value, grad) = losses::affinity(&rows, &rows, 3);
+    assert!(value.abs() < 1e-6 && grad.iter().all(|g| g.abs() < 1e-6), "no loss towards itself: {value} {grad:?}");
+}
+
+#[test]
 fn standardized_channels_are_batch_norms() {
     let case = &fixture()["standardize"];
     let mut rows = floats(&case["x"]);

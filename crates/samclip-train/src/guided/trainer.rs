@@ -309,10 +309,10 @@ impl GuidedTrainer {
     }
 }
 
-/// Writes the trained tensors with what they belong to.
+/// Writes the trained tensors, their running means where the recipe keeps them, with what they belong to.
 pub fn write_adapter(path: &Path, about: &About, parameters: &Parameters) -> Result<(), TrainError> {
     let tensors = parameters.model_tensors().iter();
-    let state = artefact::to_state(about, tensors.map(|t| (t.name.as_str(), t.shape.as_slice(), t.value.as_slice())));
+    let state = artefact::to_state(about, tensors.map(|t| (t.name.as_str(), t.shape.as_slice(), t.exported())));
     Ok(samclip_weights::write_safetensors(path, &state)?)
 }
 

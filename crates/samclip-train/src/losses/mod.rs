@@ -17,7 +17,7 @@ pub use binary::{BinaryLoss, BinaryWeights, binary, hard_iou};
 pub use contrastive::contrastive;
 pub use cosine::{centred_cosine, cosine, smooth_l1, standardize};
 pub use cross_entropy::{
-    cross_entropy, cross_entropy_of, resize_bilinear, resize_bilinear_backward, sigmoid_cross_entropy, soft_cross_entropy,
+    affinity, cross_entropy, cross_entropy_of, resize_bilinear, resize_bilinear_backward, sigmoid_cross_entropy, soft_cross_entropy,
 };
 pub use mask::{MaskLoss, MaskWeights, dice, focal, mask_iou, mask_loss};
 

@@ -1,12 +1,14 @@
 //! The CLIP head's pooled embedding towards a teacher's image embedding.
 //!
-//! Paper: SAM-CLIP (arXiv:2310.15308) eq. 1: one minus the cosine, mean over the images.
-//! Parity: `tests/parity_steps.rs`, twenty steps of PyTorch.
+//! Paper: SAM-CLIP (arXiv:2310.15308) eq. 1: one minus the cosine, mean over the images. Affinity mimicking, a switch of ours:
+//! TinyCLIP (arXiv:2309.12314) §3.1.
+//! Parity: `tests/parity_steps.rs`, twenty steps of PyTorch; affinity: `tests/losses.rs`.
 
 use super::{Loss, Step, Wanted, inject, values};
 use crate::error::TrainError;
-use crate::losses::cosine;
+use crate::losses::{affinity, cosine};
 use crate::recipe::ClipDistill;
+use burn::tensor::Tensor;
 
 pub(super) fn loss(step: &Step, options: &ClipDistill) -> Result<Loss, TrainError> {
     let key = Wanted::new(&options.teacher, options.photo_side, &options.output);
@@ -26,6 +28,17 @@ pub(super) fn loss(step: &Step, options: &ClipDistill) -> Result<Loss, TrainErro
     grad.iter_mut().for_each(|g| *g *= options.weight);
     let mut loss = Loss::default();
     loss.term("cosine", value, options.weight);
-    loss.add(inject(pooled, grad));
+    loss.add(inject(pooled.clone(), grad));
+    if options.affinity > 0.0 {
+        let columns: Vec<usize> = (0..step.vocabulary.names.len()).collect();
+        let texts = step.text(&columns) * step.scale.0; // [E, K]
+        let teacher: Tensor<2> = step.constant(output.values.clone(), [b, e]);
+        let teacher = values(&teacher.clone().div(teacher.square().sum_dim(1).sqrt()).matmul(texts.clone()));
+        let logits = pooled.matmul(texts); // [B, K]
+        let (value, mut grad) = affinity(&values(&logits), &teacher, columns.len());
+        grad.iter_mut().for_each(|g| *g *= options.affinity);
+        loss.term("affinity", value, options.affinity);
+        loss.add(inject(logits, grad));
+    }
     Ok(loss)
 }

@@ -55,7 +55,8 @@ impl Objective {
         match self {
             Self::DenseText(_) | Self::PooledText(_) | Self::SegDistill(_) => true,
             Self::MaskSupervision(o) => o.text_prompts > 0,
-            Self::FeatureDistill(_) | Self::ClipDistill(_) | Self::SamDistill(_) | Self::Contrastive(_) => false,
+            Self::ClipDistill(o) => o.affinity > 0.0,
+            Self::FeatureDistill(_) | Self::SamDistill(_) | Self::Contrastive(_) => false,
         }
     }
 
@@ -196,14 +197,19 @@ pub struct SegDistill {
 }
 
 /// Options of the image embedding's distillation (spec 5.2): cosine distance of the pooled,
-/// normalised outputs.
+/// normalised outputs; beside the paper, how the teacher sees the names of the run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClipDistill {
     /// Weight of the term.
     pub weight: f32,
     /// An ONNX file, or a checkpoint of CLIP or SAM-CLIP. Relative to the data folder; a path
-    /// that begins with `.` is relative to the recipe, `{runs}/` stands for other runs.
+    /// that begins with `.` is relative to the recipe, `{runs    /// Weight of the divergence of the student's softmax over the names of all data of the run, at `model.logit_scale`,
+    /// from the teacher's (ours; 0 as in the paper). Image embeddings of one teacher are much alike, and the cosine alone
+    /// says little about how they differ.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub affinity: f32,
+}/` stands for other runs.
     pub teacher: PathBuf,
     /// `image_embedding` of a CLIP, `pooled` of a SAM-CLIP, or an output of the ONNX file, [N, E].
     pub output: String,
