@@ -204,18 +204,18 @@ pub struct ClipDistill {
     /// Weight of the term.
     pub weight: f32,
     /// An ONNX file, or a checkpoint of CLIP or SAM-CLIP. Relative to the data folder; a path
-    /// that begins with `.` is relative to the recipe, `{runs    /// Weight of the divergence of the student's softmax over the names of all data of the run, at `model.logit_scale`,
-    /// from the teacher's (ours; 0 as in the paper). Image embeddings of one teacher are much alike, and the cosine alone
-    /// says little about how they differ.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub affinity: f32,
-}/` stands for other runs.
+    /// that begins with `.` is relative to the recipe, `{runs}/` stands for other runs.
     pub teacher: PathBuf,
     /// `image_embedding` of a CLIP, `pooled` of a SAM-CLIP, or an output of the ONNX file, [N, E].
     pub output: String,
     /// See [`FeatureDistill::photo_side`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub photo_side: Option<usize>,
+    /// Weight of the divergence of the student's softmax over the names of all data of the run, at `model.logit_scale`,
+    /// from the teacher's (ours; 0 as in the paper). Image embeddings of one teacher are much alike, and the cosine alone
+    /// says little about how they differ.
+    #[serde(default, skip_serializing_if = "super::is_zero")]
+    pub affinity: f32,
 }
 
 /// What the student's masks are compared with.
