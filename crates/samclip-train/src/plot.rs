@@ -3,6 +3,7 @@
 use crate::error::TrainError;
 use crate::run_log::Line;
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::path::Path;
 
 /// Name of the loss curve in the run directory.
@@ -83,10 +84,22 @@ fn plane(
         .y_label_area_size(60)
         .build_cartesian_2d(range(points.iter().map(|p| p.1)), range(points.iter().map(|p| p.2)))?;
     chart.configure_mesh().x_desc(x).y_desc(y).label_style(FONT).draw()?;
-    chart.draw_series(points.iter().map(|(name, x, y)| {
-        EmptyElement::at((*x, *y))
-            + Circle::new((0, 0), 4, RGBColor(213, 94, 0).filled())
-            + Text::new(name.clone(), (7, -6), FONT)
+    let dot = |(_, x, y): &(String, f64, f64)| Circle::new((*x, *y), 4, RGBColor(213, 94, 0).filled());
+    chart.draw_series(points.iter().map(dot))?;
+    // Points at one place share their label.
+    let mut labels: Vec<(String, f64, f64)> = Vec::new();
+    for (name, x, y) in points {
+        match labels.iter_mut().find(|p| (p.1, p.2) == (*x, *y)) {
+            Some(same) => same.0 += &format!(", {name}"),
+            None => labels.push((name.clone(), *x, *y)),
+        }
+    }
+    let middle = f64::midpoint(chart.x_range().start, chart.x_range().end);
+    chart.draw_series(labels.into_iter().map(|(name, x, y)| {
+        // Names of points on the right stand on their left, inside the plot.
+        let (side, shift) = if x > middle { (HPos::Right, -7) } else { (HPos::Left, 7) };
+        let style = TextStyle::from(FONT.into_font()).pos(Pos::new(side, VPos::Top));
+        EmptyElement::at((x, y)) + Text::new(name, (shift, -6), style)
     }))?;
     root.present()?;
     Ok(())

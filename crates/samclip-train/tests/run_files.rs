@@ -74,5 +74,7 @@ fn points_have_their_names() {
     let points = [("joint".to_owned(), 0.5, 0.7), ("kd <only>".to_owned(), 0.6, 0.3)];
     let svg = scatter("trade-off", ["classify", "box"], &points).unwrap();
     assert!(svg.contains("joint") && svg.contains("kd &lt;only&gt;") && svg.matches("<circle").count() == 2, "{svg}");
+    let same = scatter("trade-off", ["x", "y"], &[points[0].clone(), ("also".to_owned(), 0.5, 0.7), points[1].clone()]).unwrap();
+    assert!(same.contains("joint, also") && same.matches("<circle").count() == 3, "one place, one label: {same}");
     assert!(scatter("none", ["x", "y"], &[]).unwrap().is_empty());
 }
