@@ -6,6 +6,7 @@ import sys
 import tarfile
 
 import numpy as np
+
 rows = []
 for path in glob.glob(sys.argv[1] + "/*/answers-*.tar"):
     with tarfile.open(path) as tar:

@@ -52,9 +52,7 @@ impl TensorState {
     pub fn exported(&self) -> &[f32] {
         if self.ema.is_empty() { &self.value } else { &self.ema }
     }
-}
 
-impl TensorState {
     fn accumulate(&mut self, grad: &[f32], scale: f32) {
         self.grad.resize(grad.len(), 0.0);
         self.grad.iter_mut().zip(grad).for_each(|(a, b)| *a += scale * b);

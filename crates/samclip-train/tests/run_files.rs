@@ -74,6 +74,8 @@ fn points_have_their_names() {
     let points = [("joint".to_owned(), 0.5, 0.7), ("kd <only>".to_owned(), 0.6, 0.3)];
     let svg = scatter("trade-off", ["classify", "box"], &points).unwrap();
     assert!(svg.contains("joint") && svg.contains("kd &lt;only&gt;") && svg.matches("<circle").count() == 2, "{svg}");
+    let side = |name: &str| svg.split("<text").find(|t| t.contains(name)).is_some_and(|t| t.contains("text-anchor=\"end\""));
+    assert!(side("kd &lt;only&gt;") && !side("joint"), "a name on the right ends at its point, inside the plot: {svg}");
     let same = scatter("trade-off", ["x", "y"], &[points[0].clone(), ("also".to_owned(), 0.5, 0.7), points[1].clone()]).unwrap();
     assert!(same.contains("joint, also") && same.matches("<circle").count() == 3, "one place, one label: {same}");
     assert!(scatter("none", ["x", "y"], &[]).unwrap().is_empty());

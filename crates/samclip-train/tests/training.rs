@@ -8,12 +8,14 @@ use samclip_models::Device;
 use samclip_models::clip::ClipConfig;
 use samclip_models::init::Init;
 use samclip_models::sam_clip::SamClipConfig;
+use samclip_models::state;
 use samclip_testkit::runs::MASKS;
 use samclip_train::TrainError;
 use samclip_train::native::Native;
-use samclip_train::objectives::Natives;
+use samclip_train::objectives::{Natives, TaskSetup};
 use samclip_train::parameters::Parameters;
 use samclip_train::recipe::Recipe;
+use samclip_train::teacher::Teacher;
 use samclip_train::train::{Inputs, RunOptions, Trainer};
 use samclip_train::vocabulary::TextSource;
 use std::collections::BTreeMap;
@@ -187,17 +189,20 @@ fn trainer_with(
     if let Some(augment) = augment {
         recipe.tasks[0].augment = augment;
     }
+    let options = RunOptions { resume: true, ..RunOptions::new("none", out) };
+    Trainer::new(recipe, text, inputs(natives), &options)
+}
+
+fn inputs(natives: Natives) -> Inputs {
     let mut vectors = vec![0.0; 2 * 8];
     (vectors[0], vectors[1], vectors[8], vectors[10]) = (0.8, 0.6, 0.6, 0.8);
-    let inputs = Inputs {
+    Inputs {
         datasets: vec![vec![Arc::new(Squares::new())]],
         text: TextSource::from_vectors(&["cat", "dog"], vectors, 8),
         teachers: vec![BTreeMap::new()],
         natives,
         weights: None,
-    };
-    let options = RunOptions { resume: true, ..RunOptions::new("none", out) };
-    Trainer::new(recipe, text, inputs, &options)
+    }
 }
 
 fn all() -> String {
@@ -323,6 +328,34 @@ fn captions_are_learnt_by_heart() {
     assert_eq!(top1, 1.0, "every photo is nearest to its own caption");
     let error = run(Native::SamClip(Box::new(tiny().init(&mut Init::seeded(5, &Device::flex()))))).err().unwrap();
     assert!(error.to_string().contains("reads no text"), "{error}");
+}
+
+#[test]
+fn how_a_teacher_sees_the_names_is_learnt_by_heart() {
+    let objective = |affinity: f32| {
+        format!("\n[[task.objective]]\nkind = \"clip_distill\"\nweight = 0.0\naffinity = {affinity:.1}\nteacher = \"tiny\"\noutput = \"pooled\"\n")
+    };
+    let model = |seed| tiny().init(&mut Init::seeded(seed, &Device::flex()));
+    let run = |affinity: f32, student: u64| {
+        let (mut recipe, text) = recipe(60, "[\"*\"]", &objective(affinity));
+        recipe.model.init = "start".to_owned();
+        let teacher = Arc::new(Teacher::native(Path::new("tiny"), Arc::new(Native::SamClip(Box::new(model(5))))));
+        let wanted = TaskSetup::wanted(&recipe.tasks[0]).into_iter();
+        let inputs = Inputs {
+            teachers: vec![wanted.map(|w| (w, teacher.clone())).collect()],
+            weights: Some(state::state_dict(&model(student))),
+            ..inputs(BTreeMap::new())
+        };
+        let out = tempfile::tempdir().unwrap();
+        let mut run = Trainer::new(recipe, text, inputs, &RunOptions::new("none", out.path())).unwrap();
+        let terms = (0..60).map(|_| run.train_step().unwrap().losses.into_iter().find(|(name, _)| name.ends_with("affinity")));
+        terms.map(|term| term.map(|(_, value)| value)).collect::<Vec<_>>()
+    };
+    assert!(run(1.0, 5)[0].unwrap().abs() < 1e-5, "the teacher's own weights agree with it about every name");
+    let values = run(1.0, 6);
+    let (before, after) = (values[0].unwrap(), values[59].unwrap());
+    assert!(before > 1e-3 && after < 0.1 * before, "{before} -> {after}");
+    assert!(run(0.0, 6).iter().all(Option::is_none), "off unless asked for");
 }
 
 /// One step's gradient norm and loss, with batches of `batch` and `accumulate` of them.

@@ -64,10 +64,10 @@ pub fn soft_cross_entropy(row: &[f32], target: &[f32], grad: &mut [f32]) -> f32 
 pub fn affinity(student: &[f32], teacher: &[f32], width: usize) -> (f32, Vec<f32>) {
     let n = (student.len() / width) as f32;
     let mut grad = vec![0.0; student.len()];
-    let (mut target, mut unused, mut sum) = (vec![0.0; width], vec![0.0; width], 0.0f64);
+    let (mut target, mut sum) = (vec![0.0; width], 0.0f64);
     for ((s, t), g) in student.chunks(width).zip(teacher.chunks(width)).zip(grad.chunks_mut(width)) {
-        softmax(t, &mut target);
-        let entropy = soft_cross_entropy(t, &target, &mut unused);
+        let log_sum = softmax(t, &mut target);
+        let entropy: f32 = target.iter().zip(t).map(|(p, x)| p * (log_sum - x)).sum();
         sum += f64::from(soft_cross_entropy(s, &target, g) - entropy);
         g.iter_mut().for_each(|g| *g /= n);
     }

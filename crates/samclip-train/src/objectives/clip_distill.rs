@@ -1,14 +1,14 @@
 //! The CLIP head's pooled embedding towards a teacher's image embedding.
 //!
 //! Paper: SAM-CLIP (arXiv:2310.15308) eq. 1: one minus the cosine, mean over the images. Affinity mimicking, a switch of ours:
-//! TinyCLIP (arXiv:2309.12314) §3.1.
-//! Parity: `tests/parity_steps.rs`, twenty steps of PyTorch; affinity: `tests/losses.rs`.
+//! after TinyCLIP (arXiv:2309.12314).
+//! Parity: `tests/parity_steps.rs`, twenty steps of PyTorch; affinity: `tests/losses.rs`, `tests/training.rs`.
 
 use super::{Loss, Step, Wanted, inject, values};
 use crate::error::TrainError;
 use crate::losses::{affinity, cosine};
 use crate::recipe::ClipDistill;
-use burn::tensor::Tensor;
+use samclip_models::sam_clip::unit;
 
 pub(super) fn loss(step: &Step, options: &ClipDistill) -> Result<Loss, TrainError> {
     let key = Wanted::new(&options.teacher, options.photo_side, &options.output);
@@ -32,10 +32,9 @@ pub(super) fn loss(step: &Step, options: &ClipDistill) -> Result<Loss, TrainErro
     if options.affinity > 0.0 {
         let columns: Vec<usize> = (0..step.vocabulary.names.len()).collect();
         let texts = step.text(&columns) * step.scale.0; // [E, K]
-        let teacher: Tensor<2> = step.constant(output.values.clone(), [b, e]);
-        let teacher = values(&teacher.clone().div(teacher.square().sum_dim(1).sqrt()).matmul(texts.clone()));
+        let teacher = unit(step.constant(output.values.clone(), [b, e])).matmul(texts.clone()); // [B, K]
         let logits = pooled.matmul(texts); // [B, K]
-        let (value, mut grad) = affinity(&values(&logits), &teacher, columns.len());
+        let (value, mut grad) = affinity(&values(&logits), &values(&teacher), columns.len());
         grad.iter_mut().for_each(|g| *g *= options.affinity);
         loss.term("affinity", value, options.affinity);
         loss.add(inject(logits, grad));

@@ -232,7 +232,7 @@ impl Step<'_> {
 
     /// Pooled output of the CLIP head, without the dense one if no objective of the task wants it.
     pub fn pooled(&self) -> Tensor<2> {
-        match self.setup.task.objectives.iter().any(Objective::reads_text) {
+        match self.setup.task.objectives.iter().any(Objective::reads_both) {
             true => self.clip().0.clone(),
             false => self.model.clip_pooled(self.tokens.clone()),
         }

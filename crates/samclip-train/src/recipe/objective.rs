@@ -52,11 +52,15 @@ impl Objective {
 impl Objective {
     /// Whether the objective compares with text vectors.
     pub fn reads_text(&self) -> bool {
+        self.reads_both() || matches!(self, Self::ClipDistill(o) if o.affinity > 0.0)
+    }
+
+    /// Whether the objective asks for both outputs of the CLIP head, which one pass gives.
+    pub fn reads_both(&self) -> bool {
         match self {
             Self::DenseText(_) | Self::PooledText(_) | Self::SegDistill(_) => true,
             Self::MaskSupervision(o) => o.text_prompts > 0,
-            Self::ClipDistill(o) => o.affinity > 0.0,
-            Self::FeatureDistill(_) | Self::SamDistill(_) | Self::Contrastive(_) => false,
+            Self::FeatureDistill(_) | Self::ClipDistill(_) | Self::SamDistill(_) | Self::Contrastive(_) => false,
         }
     }
 
