@@ -55,6 +55,67 @@ pub enum PhotoFilter {
     Bicubic,
 }
 
+/// CutMix (arXiv:1905.04899): a rectangle of the sample becomes that of another sample of its
+/// dataset, photo, labels and masks alike.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CutMix {
+    /// Probability that a sample is mixed.
+    pub probability: f64,
+    /// Range of the rectangle's area as a part of what both photos cover of the square.
+    pub area: [f64; 2],
+}
+
+/// A rectangle of the square, in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rect {
+    /// Left edge.
+    pub x: usize,
+    /// Top edge.
+    pub y: usize,
+    /// Width.
+    pub w: usize,
+    /// Height.
+    pub h: usize,
+}
+
+impl Rect {
+    /// The same part of a square of another side.
+    pub(crate) fn at(self, from: usize, to: usize) -> Self {
+        let edge = |n: usize| (n * to + from / 2) / from;
+        let (x, y) = (edge(self.x), edge(self.y));
+        Self { x, y, w: edge(self.x + self.w) - x, h: edge(self.y + self.h) - y }
+    }
+
+    /// Whether the pixel (x, y) lies in it.
+    pub fn contains(self, x: usize, y: usize) -> bool {
+        (self.x..self.x + self.w).contains(&x) && (self.y..self.y + self.h).contains(&y)
+    }
+}
+
+/// Edges of mixed rectangles are multiples of this, so that a token shows one photo.
+const TOKEN: usize = 16;
+
+impl CutMix {
+    /// Draws whether to mix.
+    pub(crate) fn wanted(&self, rng: &mut impl Rng) -> bool {
+        rng.random_bool(self.probability)
+    }
+
+    /// Draws the rectangle in what two photos of these widths and heights cover; none where that
+    /// is less than two tokens wide or high.
+    pub(crate) fn draw(&self, a: (usize, usize), b: (usize, usize), rng: &mut impl Rng) -> Option<Rect> {
+        let share = uniform(self.area, rng).sqrt();
+        let mut axis = |length: usize| {
+            let tokens = length / TOKEN;
+            let part = ((tokens as f64 * share).round() as usize).clamp(1, tokens.saturating_sub(1).max(1));
+            (tokens >= 2).then(|| (rng.random_range(0..=tokens - part) * TOKEN, part * TOKEN))
+        };
+        let ((x, w), (y, h)) = (axis(a.0.min(b.0))?, axis(a.1.min(b.1))?);
+        Some(Rect { x, y, w, h })
+    }
+}
+
 /// A complete augmentation.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -70,6 +131,9 @@ pub struct Augment {
     /// Resampling of the photo.
     #[serde(default)]
     pub filter: PhotoFilter,
+    /// Part of another sample.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cutmix: Option<CutMix>,
 }
 
 impl Augment {
@@ -79,6 +143,7 @@ impl Augment {
         hflip: 0.0,
         color: ColorJitter { brightness: 0.0, contrast: 0.0, saturation: 0.0 },
         filter: PhotoFilter::Bilinear,
+        cutmix: None,
     };
 
     /// Checks the ranges.
@@ -99,9 +164,15 @@ impl Augment {
             Geometry::Squash | Geometry::Longest => {}
         }
         let ColorJitter { brightness, contrast, saturation } = self.color;
-        let probability = |p: f64| (0.0..=1.0).contains(&p);
-        if ![brightness, contrast, saturation].iter().all(|&p| probability(p.into())) || !probability(self.hflip) {
+        let is_probability = |p: f64| (0.0..=1.0).contains(&p);
+        if ![brightness, contrast, saturation].iter().all(|&p| is_probability(p.into())) || !is_probability(self.hflip) {
             return Err(DataError::Config("`hflip` and the colour ranges must lie in [0, 1]".into()));
+        }
+        if let Some(CutMix { probability: p, area }) = self.cutmix {
+            range("cutmix.area", area, 1.0)?;
+            if !is_probability(p) {
+                return Err(DataError::Config(format!("`cutmix.probability` must lie in [0, 1], found {p}")));
+            }
         }
         Ok(())
     }
@@ -330,6 +401,21 @@ mod tests {
     const CROP: Geometry = Geometry::RandomResizedCrop { scale: [0.3, 1.0], ratio: [0.75, 4.0 / 3.0] };
 
     #[test]
+    fn mixed_rectangles_lie_in_both_photos_on_the_grid_of_tokens() {
+        let cutmix = CutMix { probability: 1.0, area: [0.1, 0.5] };
+        let mut rng = ChaCha8Rng::seed_from_u64(4);
+        for _ in 0..200 {
+            let rect = cutmix.draw((192, 130), (150, 192), &mut rng).unwrap();
+            assert!(rect.x + rect.w <= 144 && rect.y + rect.h <= 128 && rect.w >= 16 && rect.h >= 16);
+            assert!([rect.x, rect.y, rect.w, rect.h].iter().all(|n| n % TOKEN == 0));
+            let share = (rect.w * rect.h) as f64 / (144.0 * 128.0);
+            assert!((0.05..0.6).contains(&share), "{share}");
+        }
+        assert!(cutmix.draw((192, 31), (192, 192), &mut rng).is_none());
+        assert_eq!(Rect { x: 16, y: 32, w: 48, h: 16 }.at(96, 48), Rect { x: 8, y: 16, w: 24, h: 8 });
+    }
+
+    #[test]
     fn labels_masks_and_photo_stay_aligned() {
         for seed in 0..40 {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -442,5 +528,8 @@ mod tests {
         assert!(crop([0.0, 1.0], [0.75, 1.33]).check().is_err());
         assert!(crop([0.5, 0.2], [0.75, 1.33]).check().is_err());
         assert!(Augment { hflip: 1.5, ..Augment::SQUASH }.check().is_err());
+        let mixed = |probability, area| Augment { cutmix: Some(CutMix { probability, area }), ..Augment::SQUASH };
+        assert!(mixed(0.5, [0.1, 0.5]).check().is_ok());
+        assert!(mixed(1.5, [0.1, 0.5]).check().is_err() && mixed(0.5, [0.5, 0.1]).check().is_err());
     }
 }

@@ -1,6 +1,6 @@
 //! A training sample at its final size.
 
-use crate::augment::{Augment, Frame};
+use crate::augment::{Augment, Frame, Rect};
 use crate::dataset::present_classes;
 use crate::{Dataset, IGNORE, Sample, objects};
 use rand::Rng;
@@ -39,6 +39,17 @@ fn draw_segments(
     framed.filter(|m| m.area() as f64 >= least).take(targets.max_masks).map(|m| (None, m)).collect()
 }
 
+/// What lies over a part of a sample ([`crate::augment::CutMix`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pasted {
+    /// Index of the other sample in the same dataset.
+    pub index: usize,
+    /// The crop of its photo that a whole square would show.
+    pub frame: Frame,
+    /// The part of the square that shows it; edges are multiples of 16 pixels.
+    pub rect: Rect,
+}
+
 /// An augmented sample of S x S pixels.
 #[derive(Debug, Clone)]
 pub struct TrainItem {
@@ -56,6 +67,8 @@ pub struct TrainItem {
     pub content: (usize, usize),
     /// The crop of the photo that the square shows.
     pub frame: Frame,
+    /// What lies over a part of it.
+    pub pasted: Option<Pasted>,
     /// Labels, S x S, [`IGNORE`] in the padding.
     pub labels: Option<LabelMap>,
     /// Segments and objects, S x S each.
@@ -90,15 +103,58 @@ impl TrainItem {
             let components = objects(labels, background, IGNORE, targets.min_fraction);
             found.extend(components.into_iter().map(|(class, mask)| (Some(class), mask)));
         }
-        if found.len() > targets.max_masks {
-            let mut keep = index::sample(rng, found.len(), targets.max_masks).into_vec();
-            keep.sort_unstable();
-            let mut i = 0..found.len();
-            found.retain(|_| i.next().is_some_and(|i| keep.binary_search(&i).is_ok()));
-        }
+        thin_out(&mut found, targets.max_masks, rng);
         let class_ids = labels.as_ref().map_or(class_ids, |l| present_classes(l, background));
         let (mask_classes, masks) = found.into_iter().unzip();
-        Self { source, index, id, image, view, content, frame, labels, masks, mask_classes, class_ids, captions }
+        let pasted = None;
+        Self { source, index, id, image, view, content, frame, pasted, labels, masks, mask_classes, class_ids, captions }
+    }
+
+    /// Lays `rect` of another sample of the same dataset over this one. Masks keep what is still
+    /// seen of them; those that become too small are dropped.
+    pub fn paste(
+        &mut self,
+        other: Self,
+        rect: Rect,
+        background: Option<usize>,
+        targets: &Targets,
+        rng: &mut impl Rng,
+    ) {
+        let side = self.image.width();
+        paste_image(&mut self.image, &other.image, rect);
+        if let (Some(view), Some(other)) = (&mut self.view, &other.view) {
+            let scaled = rect.at(side, view.width());
+            paste_image(view, other, scaled);
+        }
+        if let Some(labels) = &mut self.labels {
+            match &other.labels {
+                Some(other) => copy_rows(&mut labels.data, &other.data, side, 1, rect),
+                None => copy_rows(&mut labels.data, &vec![IGNORE; side * side], side, 1, rect),
+            }
+        }
+        let own = self.mask_classes.drain(..).zip(self.masks.drain(..)).map(|found| (found, false));
+        let all = own.chain(other.mask_classes.into_iter().zip(other.masks).map(|found| (found, true)));
+        let least = (targets.min_fraction * (side * side) as f64).max(1.0);
+        let mut found: Vec<(Option<usize>, Mask)> = Vec::new();
+        for ((class, mut mask), inside) in all {
+            for (i, seen) in mask.data.iter_mut().enumerate() {
+                *seen &= rect.contains(i % side, i / side) == inside;
+            }
+            if mask.area() as f64 >= least {
+                found.push((class, mask));
+            }
+        }
+        thin_out(&mut found, targets.max_masks, rng);
+        (self.mask_classes, self.masks) = found.into_iter().unzip();
+        match &self.labels {
+            Some(labels) => self.class_ids = present_classes(labels, background),
+            None => {
+                self.class_ids.extend(other.class_ids);
+                self.class_ids.sort_unstable();
+                self.class_ids.dedup();
+            }
+        }
+        self.pasted = Some(Pasted { index: other.index, frame: other.frame, rect });
     }
 
     /// Writes the normalised photo as CHW f32; the padding is zero. `out` has 3 * S * S elements.
@@ -117,6 +173,32 @@ impl TrainItem {
         let Some(view) = &self.view else { return self.write_pixels(normalization, out) };
         let frame = self.frame.at(view.width());
         write_pixels(view, (frame.out_w, frame.out_h), normalization, out);
+    }
+}
+
+/// At most `most` of the masks, drawn without replacement, in their order.
+fn thin_out<T>(found: &mut Vec<T>, most: usize, rng: &mut impl Rng) {
+    if found.len() > most {
+        let mut keep = index::sample(rng, found.len(), most).into_vec();
+        keep.sort_unstable();
+        let mut i = 0..found.len();
+        found.retain(|_| i.next().is_some_and(|i| keep.binary_search(&i).is_ok()));
+    }
+}
+
+fn paste_image(image: &mut Image, other: &Image, rect: Rect) {
+    let (w, h) = (image.width(), image.height());
+    let mut data = image.data().to_vec();
+    copy_rows(&mut data, other.data(), w, 3, rect);
+    if let Ok(pasted) = Image::new(w, h, data) {
+        *image = pasted;
+    }
+}
+
+fn copy_rows<T: Copy>(to: &mut [T], from: &[T], width: usize, channels: usize, rect: Rect) {
+    for y in rect.y..rect.y + rect.h {
+        let row = (y * width + rect.x) * channels..(y * width + rect.x + rect.w) * channels;
+        to[row.clone()].copy_from_slice(&from[row]);
     }
 }
 

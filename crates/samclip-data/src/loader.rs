@@ -322,7 +322,16 @@ impl Stream {
             let read = dataset.get(sample)?;
             let dataset = dataset.as_ref();
             let target = (side, config.view, &config.targets);
-            Ok(TrainItem::new(dataset, (source, sample), read, augment, target, &mut rng))
+            let mut item = TrainItem::new(dataset, (source, sample), read, augment, target, &mut rng);
+            if let Some(cutmix) = augment.cutmix.filter(|c| c.wanted(&mut rng)) {
+                let other = rng.random_range(0..dataset.len());
+                let read = dataset.get(other)?;
+                let other = TrainItem::new(dataset, (source, other), read, augment, target, &mut rng);
+                if let Some(rect) = cutmix.draw(item.content, other.content, &mut rng) {
+                    item.paste(other, rect, dataset.background(), &config.targets, &mut rng);
+                }
+            }
+            Ok(item)
         };
         // a panic in a decoder must not leave the consumer waiting for ever
         catch_unwind(AssertUnwindSafe(work))

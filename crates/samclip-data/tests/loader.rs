@@ -1,6 +1,6 @@
 //! The loader's order, exact resuming, worker independence, mixing and corrupt samples.
 
-use samclip_data::augment::{Augment, ColorJitter, Geometry};
+use samclip_data::augment::{Augment, ColorJitter, CutMix, Geometry};
 use samclip_data::loader::{Batch, Loader, LoaderConfig, Mixing, Source};
 use samclip_data::{DataError, Dataset, Part, Sample, Targets};
 use samclip_image::{Image, LabelMap, Mask, Normalization};
@@ -120,6 +120,87 @@ fn resuming_equals_not_stopping() {
     let mut position = other.position();
     position.seed += 1;
     assert!(other.seek(position).is_err());
+}
+
+/// Photos that are all one colour, labelled with it, so that a pixel tells whose it is.
+struct Plain;
+
+impl Dataset for Plain {
+    fn name(&self) -> &str {
+        "plain"
+    }
+    fn len(&self) -> usize {
+        5
+    }
+    fn get(&self, index: usize) -> Result<Sample, DataError> {
+        let (w, h, value) = (96, 80, index as u8 + 1);
+        let labels = LabelMap { width: w, height: h, data: vec![value; w * h] };
+        let image = Image::new(w, h, vec![value * 40; w * h * 3])?;
+        let mask = Mask { width: w, height: h, data: vec![true; w * h] };
+        Ok(Sample { id: index.to_string(), image, labels: Some(labels), masks: vec![mask], class_ids: vec![], captions: vec![] })
+    }
+    fn class_names(&self) -> &[String] {
+        &[]
+    }
+    fn background(&self) -> Option<usize> {
+        Some(0)
+    }
+}
+
+fn mixed(probability: f64, workers: usize) -> Loader {
+    let cutmix = Some(CutMix { probability, area: [0.1, 0.5] });
+    let augment = Augment { geometry: Geometry::Longest, cutmix, ..Augment::SQUASH };
+    let config = LoaderConfig { side: 96, view: Some(48), augment, ..config(Mixing::Concat, workers) };
+    Loader::new(vec![Source::new(Arc::new(Plain) as Arc<dyn Dataset>, 1.0)], config).unwrap()
+}
+
+#[test]
+fn cutmix_shows_the_other_sample_in_the_rectangle_and_nowhere_else() {
+    let mut loader = mixed(1.0, 0);
+    let items: Vec<_> = (0..10).flat_map(|_| loader.next_batch().unwrap().items).collect();
+    for item in &items {
+        let pasted = item.pasted.unwrap();
+        let rect = pasted.rect;
+        assert!([rect.x, rect.y, rect.w, rect.h].iter().all(|n| n % 16 == 0));
+        assert!(rect.y + rect.h <= item.content.1, "no padding is pasted");
+        let (own, other) = (item.index as u8 + 1, pasted.index as u8 + 1);
+        let labels = item.labels.as_ref().unwrap();
+        for (i, &label) in labels.data.iter().enumerate() {
+            let (x, y) = (i % 96, i / 96);
+            let owner = if rect.contains(x, y) { other } else { own };
+            let seen = y < item.content.1;
+            assert_eq!(label, if seen { owner } else { 255 }, "{x} {y}");
+            assert!(!seen || item.image.data()[3 * i] == owner * 40);
+            let view = item.view.as_ref().unwrap().data()[3 * (y / 2 * 48 + x / 2)];
+            assert!(!seen || view == owner * 40);
+        }
+        let mut classes = vec![usize::from(own), usize::from(other)];
+        classes.sort_unstable();
+        classes.dedup();
+        assert_eq!(item.class_ids, classes);
+        for (class, mask) in item.mask_classes.iter().zip(&item.masks) {
+            let Some(class) = class else { continue };
+            // where both samples are of one class, each keeps a mask of its part
+            let whole = |i: usize| usize::from(labels.data[i]) == *class;
+            assert!(mask.data.iter().enumerate().all(|(i, m)| !m || whole(i)));
+            let area = (0..96 * 96).filter(|&i| whole(i)).count();
+            assert!(mask.area() == area || own == other);
+        }
+    }
+    assert!(items.iter().any(|i| i.pasted.is_some_and(|p| p.index != i.index)));
+    assert!(mixed(0.0, 0).next_batch().unwrap().items.iter().all(|i| i.pasted.is_none()));
+}
+
+#[test]
+fn threads_do_not_change_a_mixed_stream() {
+    let mut streams = [0, 2].map(|workers| mixed(0.5, workers));
+    let (mut some, mut none) = (false, false);
+    for _ in 0..8 {
+        let [a, b] = streams.each_mut().map(|l| l.next_batch().unwrap());
+        assert_eq!(print(&a), print(&b));
+        a.items.iter().for_each(|i| if i.pasted.is_some() { some = true } else { none = true });
+    }
+    assert!(some && none);
 }
 
 #[test]

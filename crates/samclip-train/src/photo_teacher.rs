@@ -10,6 +10,7 @@ use crate::error::TrainError;
 use crate::export::sha256;
 use crate::teacher::{Output, Teacher};
 use half::f16;
+use samclip_data::augment::{Frame, Rect};
 use samclip_data::loader::Batch;
 use samclip_data::tar_files::TarFiles;
 use samclip_data::{Dataset, Sample};
@@ -100,10 +101,10 @@ impl PhotoTeacher {
     /// What it says about a batch, in the order of its outputs: maps as [B, C, tokens, tokens],
     /// vectors as [B, K].
     pub fn on_batch(&mut self, batch: &Batch) -> Result<Vec<Output>, TrainError> {
-        for item in &batch.items {
-            let key = (item.source, item.index);
+        let pasted = batch.items.iter().filter_map(|item| Some((item.source, item.pasted?.index)));
+        for key in batch.items.iter().map(|item| (item.source, item.index)).chain(pasted) {
             if !self.kept.contains_key(&key) {
-                let answers = self.answers(item.source, item.index)?;
+                let answers = self.answers(key.0, key.1)?;
                 self.kept.insert(key, answers);
             }
         }
@@ -218,22 +219,35 @@ impl PhotoTeacher {
         let mut values = Vec::new();
         let mut shape = vec![batch.items.len()];
         for item in &batch.items {
-            let width = match &self.kept[&(item.source, item.index)][output] {
-                Kept::Vector(vector) => {
-                    values.extend(vector.iter().map(|v| v.to_f32()));
-                    vec![vector.len()]
-                }
-                Kept::Map(map) => {
-                    values.extend(map.read(&item.frame, grid));
-                    vec![map.channels, grid, grid]
-                }
-            };
+            let begin = values.len();
+            let width = self.kept[&(item.source, item.index)][output].read(&item.frame, grid, &mut values);
+            if let Some(pasted) = &item.pasted {
+                let mut other = Vec::new();
+                self.kept[&(item.source, pasted.index)][output].read(&pasted.frame, grid, &mut other);
+                mix(&mut values[begin..], &other, &width, pasted.rect, batch.side);
+            }
             shape.truncate(1);
             shape.extend(width);
         }
         match values.len() == shape.iter().product::<usize>() {
             true => Ok(Output { values, shape }),
             false => Err(TrainError::Invalid("a teacher's answers differ in shape".to_owned())),
+        }
+    }
+}
+
+/// Tokens in the rectangle say what the other photo's teacher says; vectors are mixed by area.
+fn mix(values: &mut [f32], other: &[f32], shape: &[usize], rect: Rect, side: usize) {
+    let part = (rect.w * rect.h) as f32 / (side * side) as f32;
+    let &[_, grid, _] = shape else {
+        values.iter_mut().zip(other).for_each(|(v, o)| *v += part * (o - *v));
+        return;
+    };
+    for (map, other) in values.chunks_mut(grid * grid).zip(other.chunks(grid * grid)) {
+        for (token, (v, o)) in map.iter_mut().zip(other).enumerate() {
+            if rect.contains(token % grid * PATCH_SIZE, token / grid * PATCH_SIZE) {
+                *v = *o;
+            }
         }
     }
 }
@@ -254,9 +268,25 @@ fn tars(folder: &Path) -> Result<Vec<PathBuf>, TrainError> {
     Ok(paths)
 }
 
+impl Kept {
+    /// Adds what it says of a crop; its shape.
+    fn read(&self, frame: &Frame, grid: usize, values: &mut Vec<f32>) -> Vec<usize> {
+        match self {
+            Self::Vector(vector) => {
+                values.extend(vector.iter().map(|v| v.to_f32()));
+                vec![vector.len()]
+            }
+            Self::Map(map) => {
+                values.extend(map.read(frame, grid));
+                vec![map.channels, grid, grid]
+            }
+        }
+    }
+}
+
 impl Map {
     /// [C, grid, grid]: means over the points of each token; zero where all lie on padding.
-    fn read(&self, frame: &samclip_data::augment::Frame, grid: usize) -> Vec<f32> {
+    fn read(&self, frame: &Frame, grid: usize) -> Vec<f32> {
         let cell = (frame.side / grid) as f32;
         let mut out = vec![0.0; self.channels * grid * grid];
         let mut sum = vec![0.0f32; self.channels];
@@ -311,7 +341,6 @@ fn channels_last(values: &[f32], channels: usize, positions: usize) -> Vec<f16> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use samclip_data::augment::Frame;
 
     /// A map whose two channels are the photo's x and y.
     fn ramp() -> Map {

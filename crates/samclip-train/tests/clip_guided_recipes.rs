@@ -131,3 +131,16 @@ fn patterns_that_match_nothing_are_refused() {
         assert!(error.to_string().contains(&format!("{key}: `")), "{error}");
     }
 }
+
+/// A prompt and a caption belong to one photo.
+#[test]
+fn cutmix_is_refused() {
+    let text = std::fs::read_to_string(root().join("nano/voc_366.toml")).unwrap();
+    let mixed = text.replacen("\n[data.augment]\n", "\n[data.augment]\ncutmix = { probability = 0.5, area = [0.1, 0.5] }\n", 1);
+    assert_ne!(text, mixed);
+    let out = tempfile::tempdir().unwrap();
+    let path = out.path().join("recipe.toml");
+    std::fs::write(&path, mixed).unwrap();
+    let error = GuidedRecipe::open(&path).unwrap_err().to_string();
+    assert!(error.contains("data.augment.cutmix"), "{error}");
+}

@@ -3,7 +3,7 @@
 //!
 //! Needs the ONNX teachers of the development data (`SAMCLIP_DATA`, default ../shared/data).
 
-use samclip_data::augment::{Augment, Geometry};
+use samclip_data::augment::{Augment, CutMix, Geometry};
 use samclip_data::loader::{Batch, Loader, LoaderConfig, Mixing, Source};
 use samclip_data::{DataError, Dataset, Sample, Targets};
 use samclip_image::Image;
@@ -52,13 +52,17 @@ fn teachers() -> Option<PathBuf> {
 }
 
 fn batch(geometry: Geometry, hflip: f64) -> Batch {
+    mixed_batch(geometry, hflip, None)
+}
+
+fn mixed_batch(geometry: Geometry, hflip: f64, cutmix: Option<CutMix>) -> Batch {
     let config = LoaderConfig {
         seed: 3,
         side: 128,
         batch_size: 1,
         sides: vec![],
         view: None,
-        augment: Augment { geometry, hflip, ..Augment::SQUASH },
+        augment: Augment { geometry, hflip, cutmix, ..Augment::SQUASH },
         mixing: Mixing::Concat,
         targets: Targets::default(),
         workers: 0,
@@ -109,5 +113,26 @@ fn padding_reads_nothing() {
     // 256 x 192 in a square of 128: the last two of eight rows are padding
     for map in found[0].values.chunks(64) {
         assert!(map[48..].iter().all(|v| *v == 0.0));
+    }
+}
+
+#[test]
+fn in_a_mixed_crop_every_token_reads_the_photo_that_it_shows() {
+    let Some(folder) = teachers() else { return };
+    let mut teacher = photo_teacher(&folder, None);
+    let jitter = Geometry::LargeScaleJitter { scale: [1.5, 2.0] };
+    let mixed = mixed_batch(jitter, 0.5, Some(CutMix { probability: 1.0, area: [0.3, 0.5] }));
+    let pasted = mixed.items[0].pasted.unwrap();
+    let read = |teacher: &mut PhotoTeacher, frame| {
+        let mut plain = mixed.clone();
+        (plain.items[0].frame, plain.items[0].pasted) = (frame, None);
+        teacher.on_batch(&plain).unwrap()[0].values.clone()
+    };
+    let (own, other) = (read(&mut teacher, mixed.items[0].frame), read(&mut teacher, pasted.frame));
+    let found = &teacher.on_batch(&mixed).unwrap()[0].values;
+    assert!(own != other);
+    for (i, value) in found.iter().enumerate() {
+        let (x, y) = (i % 8 * 16 + 8, i / 8 % 8 * 16 + 8);
+        assert_eq!(*value, if pasted.rect.contains(x, y) { other[i] } else { own[i] });
     }
 }

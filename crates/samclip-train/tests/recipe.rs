@@ -147,6 +147,18 @@ fn impossible_values_are_refused() {
     }
 }
 
+/// Two photos in one picture have no caption that is true.
+#[test]
+fn cutmix_is_refused_where_captions_are_read() {
+    let text = std::fs::read_to_string(&shipped()[0]).unwrap();
+    let mixed = text.replacen("[task.augment]", "[task.augment]\ncutmix = { probability = 0.5, area = [0.1, 0.5] }", 1);
+    let parse = |more: &str| Recipe::parse(&[&mixed, more].concat(), Path::new("mixed.toml"));
+    assert!(parse("").unwrap().tasks[0].augment.cutmix.is_some());
+    let captions = "\n[[task.objective]]\nkind = \"contrastive\"\nweight = 1.0\nteacher = \"clip.safetensors\"\n";
+    let error = parse(captions).unwrap_err().to_string();
+    assert!(error.contains("augment.cutmix with contrastive"), "{error}");
+}
+
 #[test]
 fn a_head_belongs_to_one_teacher() {
     let text = std::fs::read_to_string(&shipped()[0]).unwrap();

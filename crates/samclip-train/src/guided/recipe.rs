@@ -224,6 +224,9 @@ impl GuidedRecipe {
         if self.objective.clip_alone_steps > 0 && self.train.clip_blocks == 0 {
             return fail("objective.clip_alone_steps needs train.clip_blocks".into());
         }
+        if data.augment.cutmix.is_some() {
+            return fail("data.augment.cutmix: a prompt belongs to one photo".into());
+        }
         data.augment.check().map_err(TrainError::from)
     }
 }

@@ -100,6 +100,9 @@ impl TowerRecipe {
             return fail("checkpoint.every_steps must be at least 1");
         }
         recipe.optimizer.check(recipe.steps)?;
+        if recipe.augment.cutmix.is_some() {
+            return fail("augment.cutmix: a caption belongs to one photo");
+        }
         recipe.augment.check()?;
         Ok(recipe)
     }

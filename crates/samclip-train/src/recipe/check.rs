@@ -88,6 +88,10 @@ fn task(task: &Task) -> Result<(), TrainError> {
     if !(0.0..1.0).contains(&task.teacher_dropping) {
         return fail(format!("task {name}: teacher_dropping must lie in [0, 1), found {}", task.teacher_dropping));
     }
+    let told = task.objectives.iter().find(|o| matches!(o, Objective::Contrastive(_)));
+    if let (Some(objective), Some(_)) = (told, &task.augment.cutmix) {
+        return fail(format!("task {name}: augment.cutmix with {}: a caption belongs to one photo", objective.name()));
+    }
     for data in &task.data {
         if !(data.weight > 0.0 && data.weight.is_finite()) {
             return fail(format!("task {name}: weight {} of {}", data.weight, data.dataset));

@@ -216,6 +216,7 @@ fn photos(args: &Args, hold_out: usize, classes: Vec<String>, names: Vec<ClassNa
             hflip: 0.5,
             color: ColorJitter { brightness: 0.2, contrast: 0.2, saturation: 0.2 },
             filter: PhotoFilter::Bilinear,
+            cutmix: None,
         },
     })
 }
