@@ -154,7 +154,7 @@ fn cutmix_is_refused_where_captions_are_read() {
     let mixed = text.replacen("[task.augment]", "[task.augment]\ncutmix = { probability = 0.5, area = [0.1, 0.5] }", 1);
     let parse = |more: &str| Recipe::parse(&[&mixed, more].concat(), Path::new("mixed.toml"));
     assert!(parse("").unwrap().tasks[0].augment.cutmix.is_some());
-    let captions = "\n[[task.objective]]\nkind = \"contrastive\"\nweight = 1.0\nteacher = \"clip.safetensors\"\n";
+    let captions = "\n[[task.objective]]\nkind = \"contrastive\"\nweight = 1.0\nlogit_scale = 100.0\nteacher = \"clip.safetensors\"\n";
     let error = parse(captions).unwrap_err().to_string();
     assert!(error.contains("augment.cutmix with contrastive"), "{error}");
 }
