@@ -13,7 +13,6 @@ use burn::tensor::Device;
 use samclip_data::Dataset;
 use samclip_data::subset::Subset;
 use samclip_models::init::Init;
-use samclip_models::sam_clip::SamClip;
 use samclip_models::state::state_dict;
 use samclip_weights::StateDict;
 use std::collections::BTreeMap;
@@ -28,8 +27,9 @@ pub trait Observer {
     fn log(&mut self, _line: &Line) {}
     /// A step is done.
     fn step(&mut self, _step: usize, _steps: usize) {}
-    /// Called every `log.observe_every_steps` steps with the model as it stands.
-    fn evaluate(&mut self, _step: usize, _model: &SamClip) {}
+    /// Called every `log.observe_every_steps` steps and after the last one, with the file of the model as it is then.
+    /// Whoever measures it may compute in another precision: the run sets its own again.
+    fn evaluate(&mut self, _step: usize, _model: &Path) {}
 }
 
 /// An observer that looks away.

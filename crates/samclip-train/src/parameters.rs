@@ -185,7 +185,12 @@ impl Parameters {
 
     /// The module with the current values; only trainable tensors take gradients.
     pub fn apply<M: Module>(&self, module: M, device: &Device) -> M {
-        module.map(&mut Apply { next: 0, tensors: &self.tensors, device: device.clone() })
+        module.map(&mut Apply { next: 0, tensors: &self.tensors, device: device.clone(), read: |t| &t.value })
+    }
+
+    /// The module as it is exported: running means where the recipe keeps them.
+    pub fn apply_exported<M: Module>(&self, module: M, device: &Device) -> M {
+        module.map(&mut Apply { next: 0, tensors: &self.tensors, device: device.clone(), read: TensorState::exported })
     }
 
     /// The first tensor whose value is not finite, with the value found.
@@ -199,7 +204,7 @@ impl Parameters {
     /// As [`Parameters::apply`] where the frozen tensors of `module` are already in place: they are not
     /// copied again.
     pub fn refresh<M: Module>(&self, module: M, device: &Device) -> M {
-        module.map(&mut Refresh(Apply { next: 0, tensors: &self.tensors, device: device.clone() }))
+        module.map(&mut Refresh(Apply { next: 0, tensors: &self.tensors, device: device.clone(), read: |t| &t.value }))
     }
 
     /// The first tensor whose gradient is not finite, with the value found.
@@ -282,13 +287,14 @@ struct Apply<'a> {
     next: usize,
     tensors: &'a [TensorState],
     device: Device,
+    read: fn(&TensorState) -> &[f32],
 }
 
 impl ModuleMapper for Apply<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let state = &self.tensors[self.next];
         self.next += 1;
-        let data = TensorData::new(state.value.clone(), state.shape.clone());
+        let data = TensorData::new((self.read)(state).to_vec(), state.shape.clone());
         let fresh = Tensor::from_data(data, &self.device).set_require_grad(state.trainable);
         param.map(|_| fresh)
     }

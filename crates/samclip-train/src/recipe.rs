@@ -221,7 +221,7 @@ pub enum ModelFormat {
 pub struct Log {
     /// Every so many steps, means over them.
     pub every_steps: usize,
-    /// The observer (evaluation) is called every so many steps; 0 is never.
+    /// The model is evaluated (`samclip train --protocol`) every so many steps; 0 is never.
     pub observe_every_steps: usize,
 }
 

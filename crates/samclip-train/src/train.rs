@@ -212,8 +212,10 @@ impl Trainer {
             let at = (self.step, self.recipe.last_step(), self.seconds);
             pace.step(report, seconds, at, self.recipe.log.every_steps, observer)?;
             let every = self.recipe.log.observe_every_steps;
-            if every > 0 && self.step % every == 0 {
-                observer.evaluate(self.step, &self.models[0]);
+            if every > 0 && (self.step % every == 0 || self.step == self.recipe.last_step()) {
+                self.save()?;
+                observer.evaluate(self.step, &self.out.join(self.model_file()));
+                precision::set(self.recipe.precision);
             }
             if pace.checkpoint(self.step, &self.recipe.checkpoint) {
                 self.save()?;

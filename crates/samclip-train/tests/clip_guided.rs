@@ -421,6 +421,8 @@ fn the_adapter_is_the_running_mean_where_the_recipe_keeps_one() {
     let apart = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(apart(&stored, &mean) < 1e-4, "{}", apart(&stored, &mean));
     assert!(apart(&stored, &last) > 1e-3, "{}", apart(&stored, &last));
+    let judged = state::named_values(&trainer.model()).into_iter().find(|(found, ..)| found == name).unwrap().2;
+    assert_eq!(judged, mean, "who validates sees what is written");
 }
 
 #[test]

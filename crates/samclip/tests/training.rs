@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use samclip_weights::{StateDict, TensorData};
 use samclip_testkit::runs::{DISTILL, Recipe, folder, shapes};
-use support::{samclip, stderr};
+use support::{root, samclip, stderr};
 
 fn start(folder: &Path, out: &str) -> Child {
     Command::new(env!("CARGO_BIN_EXE_samclip"))
@@ -236,4 +236,36 @@ fn a_loss_that_is_not_finite_stops_with_its_name_and_keeps_the_checkpoint() {
         let state = StateDict::open(&checkpoint).unwrap();
         assert!(samclip_weights::non_finite(&state).is_empty(), "the checkpoint holds values that are not finite");
     }
+}
+
+#[test]
+fn a_run_is_measured_as_it_goes_and_is_the_same_run() {
+    let Some(data) = samclip_testkit::data() else { return };
+    let folder = folder();
+    let path = folder.path();
+    shapes(4, 4).write(path);
+    let recipe = std::fs::read_to_string(path.join("recipe.toml")).unwrap().replace("\"tiny.", "\"./tiny.");
+    let data = data.display().to_string();
+    let protocol = root().join("protocols/voc_subset_nano.toml").display().to_string();
+    let train = |out: &str, more: &[&str]| samclip(path, &[&["train", "recipe.toml", "--data", &data, "--out", out], more].concat());
+    let measured = ["--protocol", &protocol, "--limit", "2"];
+
+    let output = train("never", &measured);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("observe_every_steps = 0"), "{}", stderr(&output));
+
+    std::fs::write(path.join("recipe.toml"), recipe.replace("observe_every_steps = 0", "observe_every_steps = 3")).unwrap();
+    for start_over in [&[][..], &["--no-resume"]] {
+        let output = train("measured", &[&measured, start_over].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert!(stderr(&output).contains("step 3: voc_subset_nano on 2 photos: box 0."), "{}", stderr(&output));
+        let lines = std::fs::read_to_string(path.join("measured/evaluations.jsonl")).unwrap();
+        let lines: Vec<serde_json::Value> = lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let steps: Vec<_> = lines.iter().map(|l| l["step"].as_u64().unwrap()).collect();
+        assert_eq!(steps, [3, 4], "every third step and the last, once");
+        assert!(lines.iter().all(|l| l["photos"] == 2 && l["box"].as_f64().is_some_and(|v| v > 0.0)), "{lines:?}");
+    }
+    assert!(train("plain", &[]).status.success());
+    let [measured, plain] = ["measured", "plain"].map(|run| state(path, &format!("{run}/model_f16.safetensors")));
+    assert!(tensors(&measured) == tensors(&plain));
 }

@@ -115,9 +115,13 @@ impl GuidedTrainer {
         &self.data
     }
 
-    /// The model as it stands, without gradients.
+    /// The model that an adapter written now gives, without gradients: the running means where the
+    /// recipe keeps them.
     pub fn model(&self) -> ClipGuidedSam {
-        self.models[0].valid()
+        match self.recipe.optimizer.ema_decay {
+            None => self.models[0].valid(),
+            Some(_) => self.parameters.apply_exported(self.models[0].clone(), &self.device).valid(),
+        }
     }
 
     /// Steps of an epoch, rounded up.

@@ -26,6 +26,7 @@ pub mod sweep;
 pub mod sweep_table;
 pub mod teach;
 pub mod train;
+mod train_watch;
 pub mod version;
 pub mod weights;
 pub mod weights_merge;

@@ -13,6 +13,7 @@ use samclip_train::{Observer, Outcome, RunOptions, World};
 
 use super::claim::claim;
 use super::common::print_error;
+use super::train_watch::Watch;
 
 /// Arguments of `samclip train`.
 #[derive(Debug, clap::Args)]
@@ -37,6 +38,13 @@ pub struct Args {
     /// Continue although the recipe has changed since the checkpoint
     #[arg(long)]
     allow_changed_recipe: bool,
+    /// Measure the model every `log.observe_every_steps` steps of the recipe and keep the figures in
+    /// OUT/evaluations.jsonl, several times for several
+    #[arg(long, value_name = "FILE")]
+    protocol: Vec<PathBuf>,
+    /// Measure on the first photos only
+    #[arg(long, value_name = "N", requires = "protocol")]
+    limit: Option<usize>,
     /// Another seed than the recipe's
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -58,6 +66,8 @@ pub fn revision(recipe: &Path) -> Option<String> {
 pub fn run(args: Args) -> Result<ExitCode> {
     samclip_kernels::keep_freed();
     let stop = stop_on_signals()?;
+    let watch = Watch::open(&args.protocol, args.limit, &args.recipe, &args.data, &args.out)?;
+    let mut printer = Printer { watch, ..Printer::default() };
     let options = RunOptions {
         data: args.data,
         out: args.out,
@@ -70,9 +80,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
     };
     let (world, _membership) = World::join()?;
     let outcome = if world.size() > 1 {
-        side_by_side(world, &args.recipe, &options, &stop)?
+        side_by_side(world, &args.recipe, &options, printer, &stop)?
     } else {
-        let mut printer = Printer::default();
         let outcome = train(&args.recipe, &options, &mut printer, &stop)?;
         printer.finish();
         Some(outcome)
@@ -91,11 +100,16 @@ pub fn run(args: Args) -> Result<ExitCode> {
 }
 
 /// One of several processes; only the first one speaks and has an outcome to tell.
-fn side_by_side(world: World, recipe: &Path, options: &RunOptions, stop: &AtomicBool) -> Result<Option<Outcome>> {
+fn side_by_side(
+    world: World,
+    recipe: &Path,
+    options: &RunOptions,
+    mut printer: Printer,
+    stop: &AtomicBool,
+) -> Result<Option<Outcome>> {
     if guided::is_guided(recipe) || guided::is_tower(recipe) {
         anyhow::bail!("recipes of CLIP-Guided SAM train in one process: {}", recipe.display());
     }
-    let mut printer = Printer::default();
     let observer: &mut dyn Observer = if world.is_first() { &mut printer } else { &mut () };
     let outcome = world.is_first().then(|| claim(&options.out)).transpose().and_then(|_claim| {
         Ok(samclip_train::run_in(world.clone(), recipe, options, observer, stop)?)
@@ -143,6 +157,7 @@ pub fn stop_on_signals() -> Result<Arc<AtomicBool>> {
 pub struct Printer {
     bar: Option<ProgressBar>,
     lines: Vec<Line>,
+    watch: Option<Watch>,
 }
 
 impl Printer {
@@ -152,6 +167,13 @@ impl Printer {
             bar.finish_and_clear();
         }
         eprint!("{}", curve(&self.lines, 72, 12));
+    }
+
+    fn say(&self, text: &str) {
+        match &self.bar {
+            Some(bar) if !bar.is_hidden() => bar.println(text),
+            _ => eprintln!("{text}"),
+        }
     }
 }
 
@@ -179,10 +201,15 @@ impl Observer for Printer {
         for (name, value) in &line.losses {
             text.push_str(&format!(" {}={value:.3}", name.rsplit('/').next().unwrap_or(name)));
         }
-        match &self.bar {
-            Some(bar) if !bar.is_hidden() => bar.println(text),
-            _ => eprintln!("{text}"),
-        }
+        self.say(&text);
         self.lines.push(line.clone());
+    }
+
+    fn evaluate(&mut self, step: usize, model: &Path) {
+        let Some(watch) = &self.watch else { return };
+        match watch.measure(step, model) {
+            Ok(sentences) => sentences.iter().for_each(|sentence| self.say(sentence)),
+            Err(error) => print_error(&error.context(format!("evaluation at step {step}; the run goes on"))),
+        }
     }
 }
