@@ -37,7 +37,7 @@ pub(crate) fn settings(variant: Variant, config: &SamClipConfig, state: &StateDi
             logit_scale: 20.0,
             background_logit: Some(5.0),
             asked_logit: 0.0,
-            classify_tokens: 2.0,
+            classify_tokens: 0.0,
             contrast: [contrast::ANIMALS_AND_VEHICLES, contrast::CLOTHING, contrast::STREET].map(owned).to_vec(),
         },
     };

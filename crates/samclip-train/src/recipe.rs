@@ -97,8 +97,8 @@ pub struct Model {
     /// Stored with the model for inference: added to the logit of the name that is asked for.
     #[serde(default)]
     pub asked_logit: f32,
-    /// Stored with the model for inference: weight of the tokens beside the pooled embedding in `classify`; absent, the
-    /// variant's (decision 0020).
+    /// Stored with the model for inference: weight of the tokens beside the pooled embedding in `classify`; absent, 0
+    /// (decisions 0020 and 0022).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classify_tokens: Option<f32>,
 }

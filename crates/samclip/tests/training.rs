@@ -245,11 +245,13 @@ fn a_run_is_measured_as_it_goes_and_is_the_same_run() {
     let path = folder.path();
     shapes(4, 4).write(path);
     let recipe = std::fs::read_to_string(path.join("recipe.toml")).unwrap().replace("\"tiny.", "\"./tiny.");
+    let recipe = recipe.replacen("[model]\n", "[model]\nclassify_tokens = 0.5\n", 1);
     let data = data.display().to_string();
     let protocol = root().join("protocols/voc_subset_nano.toml").display().to_string();
     let train = |out: &str, more: &[&str]| samclip(path, &[&["train", "recipe.toml", "--data", &data, "--out", out], more].concat());
     let measured = ["--protocol", &protocol, "--limit", "2"];
 
+    std::fs::write(path.join("recipe.toml"), &recipe).unwrap();
     let output = train("never", &measured);
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("observe_every_steps = 0"), "{}", stderr(&output));
@@ -268,4 +270,5 @@ fn a_run_is_measured_as_it_goes_and_is_the_same_run() {
     assert!(train("plain", &[]).status.success());
     let [measured, plain] = ["measured", "plain"].map(|run| state(path, &format!("{run}/model_f16.safetensors")));
     assert!(tensors(&measured) == tensors(&plain));
+    assert_eq!(plain.metadata["classify_tokens"], "0.5", "the file says how it wants to be asked");
 }
