@@ -236,7 +236,8 @@ impl PhotoTeacher {
     }
 }
 
-/// Tokens in the rectangle say what the other photo's teacher says; vectors are mixed by area.
+/// Tokens in the rectangle say what the teacher says of the other photo; vectors are mixed by the rectangle's share of
+/// the square.
 fn mix(values: &mut [f32], other: &[f32], shape: &[usize], rect: Rect, side: usize) {
     let part = (rect.w * rect.h) as f32 / (side * side) as f32;
     let &[_, grid, _] = shape else {
@@ -357,6 +358,17 @@ mod tests {
         assert!((read[2 * 8 + 3] - 176.0).abs() < 0.2 && (read[64 + 2 * 8 + 3] - 72.0).abs() < 0.2);
         let flipped = ramp().read(&Frame { flip: true, ..frame }, 8);
         assert!((flipped[2 * 8 + 4] - read[2 * 8 + 3]).abs() < 0.2);
+    }
+
+    #[test]
+    fn vectors_are_mixed_by_area_and_maps_by_place() {
+        let rect = Rect { x: 16, y: 0, w: 16, h: 32 };
+        let mut vector = [1.0, 3.0];
+        mix(&mut vector, &[5.0, 3.0], &[2], rect, 64);
+        assert_eq!(vector, [1.5, 3.0], "512 of 4096 pixels");
+        let mut map = [0.0; 16];
+        mix(&mut map, &[1.0; 16], &[1, 4, 4], rect, 64);
+        assert_eq!(map.iter().enumerate().filter(|(_, v)| **v == 1.0).map(|(i, _)| i).collect::<Vec<_>>(), [1, 5]);
     }
 
     #[test]
