@@ -135,10 +135,14 @@ impl TrainItem {
         let own = self.mask_classes.drain(..).zip(self.masks.drain(..)).map(|found| (found, false));
         let all = own.chain(other.mask_classes.into_iter().zip(other.masks).map(|found| (found, true)));
         let least = (targets.min_fraction * (side * side) as f64).max(1.0);
+        let nothing = vec![false; side * side];
         let mut found: Vec<(Option<usize>, Mask)> = Vec::new();
         for ((class, mut mask), inside) in all {
-            for (i, seen) in mask.data.iter_mut().enumerate() {
-                *seen &= rect.contains(i % side, i / side) == inside;
+            if inside {
+                let whole = std::mem::replace(&mut mask.data, nothing.clone());
+                copy_rows(&mut mask.data, &whole, side, 1, rect);
+            } else {
+                copy_rows(&mut mask.data, &nothing, side, 1, rect);
             }
             if mask.area() as f64 >= least {
                 found.push((class, mask));

@@ -103,6 +103,12 @@ impl Report {
         self.floors.iter().all(|f| f.reached)
     }
 
+    /// The figures by name; none where one was not measured.
+    pub fn figures(&self) -> [(&'static str, Option<&Figure>); 4] {
+        let all = [("box", &self.r#box), ("click", &self.click), ("text", &self.text), ("classify", &self.classify)];
+        all.map(|(name, figure)| (name, figure.as_ref()))
+    }
+
     /// Indented JSON with a final newline.
     pub fn to_json(&self) -> String {
         // a struct of numbers, strings and lists always serialises
@@ -152,9 +158,8 @@ impl Report {
     }
 
     fn write_classes(&self, out: &mut String) {
-        let figures = [&self.r#box, &self.click, &self.text, &self.classify];
         let mut classes: Vec<&str> = Vec::new();
-        for figure in figures.iter().copied().flatten() {
+        for figure in self.figures().into_iter().filter_map(|(_, figure)| figure) {
             classes.extend(figure.per_class.iter().map(|c| c.class.as_str()));
         }
         let mut seen = std::collections::BTreeSet::new();

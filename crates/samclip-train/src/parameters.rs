@@ -188,11 +188,6 @@ impl Parameters {
         module.map(&mut Apply { next: 0, tensors: &self.tensors, device: device.clone(), read: |t| &t.value })
     }
 
-    /// The module as it is exported: running means where the recipe keeps them.
-    pub fn apply_exported<M: Module>(&self, module: M, device: &Device) -> M {
-        module.map(&mut Apply { next: 0, tensors: &self.tensors, device: device.clone(), read: TensorState::exported })
-    }
-
     /// The first tensor whose value is not finite, with the value found.
     pub fn non_finite_value(&self) -> Option<(&str, f32)> {
         self.tensors.iter().filter(|t| t.trainable).find_map(|t| {
@@ -205,6 +200,11 @@ impl Parameters {
     /// copied again.
     pub fn refresh<M: Module>(&self, module: M, device: &Device) -> M {
         module.map(&mut Refresh(Apply { next: 0, tensors: &self.tensors, device: device.clone(), read: |t| &t.value }))
+    }
+
+    /// As [`Parameters::refresh`] with what is exported: running means where the recipe keeps them.
+    pub fn refresh_exported<M: Module>(&self, module: M, device: &Device) -> M {
+        module.map(&mut Refresh(Apply { next: 0, tensors: &self.tensors, device: device.clone(), read: TensorState::exported }))
     }
 
     /// The first tensor whose gradient is not finite, with the value found.

@@ -225,6 +225,14 @@ pub struct Log {
     pub observe_every_steps: usize,
 }
 
+impl Log {
+    /// Whether the model is evaluated after `step` of so many.
+    pub(crate) fn observes(&self, step: usize, steps: usize) -> bool {
+        let every = self.observe_every_steps;
+        every > 0 && (step % every == 0 || step == steps)
+    }
+}
+
 /// A run of seconds that still goes through everything.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -211,15 +211,14 @@ impl Trainer {
             let Some(pace) = &mut pace else { continue };
             let at = (self.step, self.recipe.last_step(), self.seconds);
             pace.step(report, seconds, at, self.recipe.log.every_steps, observer)?;
-            let every = self.recipe.log.observe_every_steps;
-            if every > 0 && (self.step % every == 0 || self.step == self.recipe.last_step()) {
-                self.save()?;
-                observer.evaluate(self.step, &self.out.join(self.model_file()));
-                precision::set(self.recipe.precision);
-            }
-            if pace.checkpoint(self.step, &self.recipe.checkpoint) {
+            let observed = self.recipe.log.observes(self.step, self.recipe.last_step());
+            if pace.checkpoint(self.step, &self.recipe.checkpoint) || observed {
                 self.save()?;
                 plot::write_curve(&self.out, &self.recipe.name, pace.lines())?;
+            }
+            if observed {
+                observer.evaluate(self.step, &self.out.join(self.model_file()));
+                precision::set(self.recipe.precision);
             }
         }
         if let Some(pace) = &pace {

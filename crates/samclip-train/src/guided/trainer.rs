@@ -118,10 +118,7 @@ impl GuidedTrainer {
     /// The model that an adapter written now gives, without gradients: the running means where the
     /// recipe keeps them.
     pub fn model(&self) -> ClipGuidedSam {
-        match self.recipe.optimizer.ema_decay {
-            None => self.models[0].valid(),
-            Some(_) => self.parameters.apply_exported(self.models[0].clone(), &self.device).valid(),
-        }
+        self.parameters.refresh_exported(self.models[0].clone(), &self.device).valid()
     }
 
     /// Steps of an epoch, rounded up.
@@ -160,8 +157,7 @@ impl GuidedTrainer {
 
     /// Asks the observer where it is due, and keeps the adapter where it got better.
     fn validate(&mut self, observer: &mut dyn GuidedObserver) -> Result<Option<Verdict>, TrainError> {
-        let every = self.recipe.log.observe_every_steps;
-        if every == 0 || (self.step % every != 0 && self.step != self.recipe.steps) {
+        if !self.recipe.log.observes(self.step, self.recipe.steps) {
             return Ok(None);
         }
         let verdict = observer.validate(self.step, &self.model(), &self.data);

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
-use samclip_eval::{Protocol, Report};
+use samclip_eval::Protocol;
 use samclip_predict::{Model, ModelSpec};
 use samclip_train::export::{file_name, sha256};
 use samclip_train::guided::{self, ADAPTER_FILE, BUILTIN, GuidedRecipe, TowerRecipe};
@@ -245,24 +245,16 @@ fn measure_all(
             }
             let Some(model) = &mut model else { continue };
             let report = measure(model, protocol, &args.data, args.limit, side)?;
-            let part = |name: &str| format!("{prefix}{name}{limit}");
-            for (name, value) in figures(&report, side.is_some()) {
-                row.figures.insert(part(name), value);
-            }
-            if let Some(figure) = &report.classify {
-                row.figures.insert(last.clone(), figure.value);
+            for (name, figure) in report.figures() {
+                let Some(figure) = figure.filter(|_| name == "classify" || side.is_none()) else { continue };
+                let name = if name == "classify" { last.clone() } else { format!("{prefix}{name}{limit}") };
+                row.figures.insert(name, figure.value);
             }
             row.measured.insert(last);
             store(folder, row)?;
         }
     }
     Ok(())
-}
-
-fn figures(report: &Report, only_classify: bool) -> Vec<(&'static str, f64)> {
-    let all = [("box", &report.r#box), ("click", &report.click), ("text", &report.text)];
-    let found = all.into_iter().filter(|_| !only_classify);
-    found.filter_map(|(name, figure)| Some((name, figure.as_ref()?.value))).collect()
 }
 
 fn stored(folder: &Path) -> Option<Row> {

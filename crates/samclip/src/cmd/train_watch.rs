@@ -7,38 +7,25 @@ use samclip_eval::{Protocol, Report};
 use samclip_predict::{Model, ModelSpec};
 use samclip_train::Recipe;
 use samclip_train::guided::{is_guided, is_tower};
-use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::eval::measure;
 
 const FILE: &str = "evaluations.jsonl";
 
-/// One line of `evaluations.jsonl`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Evaluation {
-    step: usize,
-    protocol: String,
-    photos: usize,
-    #[serde(rename = "box")]
-    boxes: Option<f64>,
-    click: Option<f64>,
-    text: Option<f64>,
-    classify: Option<f64>,
+/// What a line of `evaluations.jsonl` says of a measurement at `step`.
+fn line(step: usize, report: &Report) -> Value {
+    let mut line = json!({"step": step, "protocol": report.protocol, "photos": report.photos});
+    for (name, figure) in report.figures() {
+        line[name] = figure.map(|f| f.value).into();
+    }
+    line
 }
 
-impl Evaluation {
-    fn new(step: usize, report: &Report) -> Self {
-        let [boxes, click, text, classify] = [&report.r#box, &report.click, &report.text, &report.classify]
-            .map(|figure| figure.as_ref().map(|f| f.value));
-        Self { step, protocol: report.protocol.clone(), photos: report.photos, boxes, click, text, classify }
-    }
-
-    fn sentence(&self) -> String {
-        let figures = [("box", self.boxes), ("click", self.click), ("text", self.text), ("classify", self.classify)];
-        let told = figures.iter().filter_map(|(name, value)| Some(format!("{name} {:.3}", (*value)?)));
-        let told: Vec<String> = told.collect();
-        format!("step {}: {} on {} photos: {}", self.step, self.protocol, self.photos, told.join(", "))
-    }
+fn sentence(step: usize, report: &Report) -> String {
+    let told = report.figures().into_iter().filter_map(|(name, figure)| Some(format!("{name} {:.3}", figure?.value)));
+    let told: Vec<String> = told.collect();
+    format!("step {step}: {} on {} photos: {}", report.protocol, report.photos, told.join(", "))
 }
 
 /// Protocols that a run is measured with.
@@ -92,23 +79,23 @@ impl Watch {
         let mut sentences = Vec::new();
         for protocol in &self.protocols {
             let report = measure(&mut model, protocol, &self.data, self.limit, None)?;
-            let evaluation = Evaluation::new(step, &report);
-            self.keep(&evaluation)?;
-            sentences.push(evaluation.sentence());
+            self.keep(step, &report)?;
+            sentences.push(sentence(step, &report));
         }
         Ok(sentences)
     }
 
     /// Adds a line; those of steps that a run which started over, or went on from before, has not reached are gone.
-    fn keep(&self, new: &Evaluation) -> Result<()> {
+    fn keep(&self, step: usize, report: &Report) -> Result<()> {
         let path = self.out.join(FILE);
         let old = std::fs::read_to_string(&path).unwrap_or_default();
         let before = |line: &&str| {
-            let known = serde_json::from_str::<Evaluation>(line);
-            known.is_ok_and(|e| e.step < new.step || (e.step == new.step && e.protocol != new.protocol))
+            let Ok(known) = serde_json::from_str::<Value>(line) else { return false };
+            let of_step = known["step"].as_u64().map_or(usize::MAX, |n| n as usize);
+            of_step < step || (of_step == step && known["protocol"] != report.protocol)
         };
         let mut text: String = old.lines().filter(before).map(|line| format!("{line}\n")).collect();
-        text.push_str(&(serde_json::to_string(new)? + "\n"));
+        text.push_str(&format!("{}\n", line(step, report)));
         Ok(samclip_image::write_atomic(&path, text.as_bytes())?)
     }
 }
