@@ -270,5 +270,7 @@ fn a_run_is_measured_as_it_goes_and_is_the_same_run() {
     assert!(train("plain", &[]).status.success());
     let [measured, plain] = ["measured", "plain"].map(|run| state(path, &format!("{run}/model_f16.safetensors")));
     assert!(tensors(&measured) == tensors(&plain));
+    let [a, b] = ["measured", "plain"].map(|run| state(path, &format!("{run}/checkpoint.safetensors")));
+    assert!(tensors(&a) == tensors(&b), "to the last bit: no precision of the measurement stays behind");
     assert_eq!(plain.metadata["classify_tokens"], "0.5", "the file says how it wants to be asked");
 }
